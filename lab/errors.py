@@ -1,0 +1,125 @@
+"""Every exception the lab raises on purpose.
+
+::
+
+    LabError                    the lab could not do or prove something  -> verdict ERROR, exit 3
+    ├── InputError              what the user wrote is wrong; all problems at once -> exit 2
+    ├── BuildError              an artifact could not be made
+    ├── HostError               a host did not do what it was told
+    │   ├── CommandError        a command ended with an unexpected status
+    │   └── Unreachable         the transport to the host is gone or never came up
+    ├── MachineError            a QEMU did not do what it was told
+    │   ├── MachineDied         QEMU ended although nobody asked it to
+    │   └── QmpError            a QMP command was refused or got no answer
+    ├── StateError              a call that the machine's state does not allow
+    ├── DeadlineExceeded        something did not happen in time
+    ├── SiteLacks               the site cannot run this, with the name of what is missing -> SKIP
+    └── ProductFailure          the kernel, QEMU or device under test is at fault -> FAIL
+    Interrupted                 Ctrl-C or SIGTERM; not a LabError, so that nothing swallows it -> 130
+
+A message says what and where; ``hint`` is the next command to type, ``log`` the file that tells more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.model import Completed, Level
+
+
+class LabError(Exception):
+    """The lab failed, or could not prove what it set out to prove."""
+
+    def __init__(self, message: str, *, hint: str = "", log: Path | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.log = log
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.log:
+            lines.append(f"log: {self.log}")
+        if self.hint:
+            lines.append(f"next: {self.hint}")
+        return "\n".join(lines)
+
+
+class InputError(LabError):
+    """What the user gave is wrong; nothing was touched."""
+
+    def __init__(self, problems: Sequence[str], *, hint: str = "") -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems), hint=hint)
+
+
+class BuildError(LabError):
+    """An artifact could not be built."""
+
+
+class HostError(LabError):
+    """A host did not do what it was told."""
+
+
+class CommandError(HostError):
+    """A command ended with a status that the caller did not expect."""
+
+    def __init__(self, host: str, completed: Completed, *, log: Path | None = None) -> None:
+        self.completed = completed
+        tail = completed.stderr.decode(errors="replace").strip() or completed.stdout.decode(errors="replace").strip()
+        detail = "\n".join(tail.splitlines()[-12:])
+        super().__init__(f"{host}: {completed.command!r} ended with {completed.returncode}\n{detail}".rstrip(), log=log)
+
+
+class Unreachable(HostError):
+    """The transport to a host is gone or never came up."""
+
+
+class MachineError(LabError):
+    """A QEMU did not do what it was told."""
+
+
+class MachineDied(MachineError):
+    """QEMU ended although nobody asked it to. ``returncode`` is negative for a signal."""
+
+    def __init__(self, machine: str, returncode: int, stderr: str, *, level: Level, log: Path | None = None) -> None:
+        self.machine = machine
+        self.returncode = returncode
+        self.level = level
+        how = f"killed by signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
+        super().__init__(f"{machine}: QEMU ended ({how})\n{stderr}".rstrip(), log=log)
+
+
+class QmpError(MachineError):
+    """A QMP command was refused, or the monitor did not answer."""
+
+
+class StateError(LabError):
+    """A machine was asked for something that its state does not allow."""
+
+
+class DeadlineExceeded(LabError):
+    """``what`` did not happen within ``seconds``."""
+
+    def __init__(self, what: str, seconds: float, *, hint: str = "", log: Path | None = None) -> None:
+        self.what = what
+        self.seconds = seconds
+        super().__init__(f"waited {seconds:.0f} s for {what}", hint=hint, log=log)
+
+
+class SiteLacks(LabError):
+    """The site cannot run this scenario: ``what`` is missing."""
+
+
+class ProductFailure(LabError):
+    """The thing under test is at fault, at ``level`` of ``machine``."""
+
+    def __init__(self, message: str, *, level: Level, machine: str, log: Path | None = None) -> None:
+        super().__init__(message, log=log)
+        self.level = level
+        self.machine = machine
+
+
+class Interrupted(BaseException):
+    """The user or the job engine asked the lab to stop."""

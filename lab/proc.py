@@ -1,0 +1,189 @@
+"""Processes on the machine the lab runs on. The only place that uses ``subprocess``.
+
+Every child gets a process group of its own, so that Ctrl-C reaches the lab alone and the lab decides the order of
+the shutdown; every child carries ``VDPALAB_RUN`` when the lab has set it, so that `vdpalab clean` finds orphans.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from lab.errors import CommandError, DeadlineExceeded
+from lab.model import Completed
+from lab.wait import Deadline
+
+# Environment variable that marks everything a run started; its value is the run directory.
+RUN_MARK = "VDPALAB_RUN"
+
+_GRACE_S = 5.0
+
+
+class Process:
+    """A child that was started by :func:`spawn`."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], argv: Sequence[str]) -> None:
+        self._popen = popen
+        self.argv = tuple(argv)
+
+    @property
+    def pid(self) -> int:
+        """Process id; also the id of the child's process group."""
+        return self._popen.pid
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """The child's standard input when it was asked for as a pipe."""
+        return self._popen.stdin
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """The child's standard output when it was asked for as a pipe."""
+        return self._popen.stdout
+
+    def poll(self) -> int | None:
+        """Exit status (negative: the signal), None while it runs."""
+        return self._popen.poll()
+
+    def wait(self, deadline: Deadline) -> int:
+        """Wait for the end and return the status. Raises DeadlineExceeded."""
+        try:
+            return self._popen.wait(deadline.left())
+        except subprocess.TimeoutExpired:
+            raise DeadlineExceeded(f"the end of {self.argv[0]} (pid {self.pid})", deadline.seconds) from None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the child's whole group; a group that is gone is fine."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def stop(self, grace_s: float = _GRACE_S) -> int:
+        """SIGTERM, then SIGKILL after ``grace_s`` seconds, to the whole group; return the exit status."""
+        if self.poll() is None:
+            self.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(grace_s)
+        self.signal(signal.SIGKILL)
+        status = self._popen.wait()
+        for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        return status
+
+
+@contextlib.contextmanager
+def spawn(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+    grace_s: float = _GRACE_S,
+) -> Iterator[Process]:
+    """Run a child for as long as the ``with`` block lasts; its whole group is ended when the block is left.
+
+    ``env`` is added to the lab's own environment. Raises CommandError when the program cannot be started.
+    """
+    process = start(argv, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+    try:
+        yield process
+    finally:
+        process.stop(grace_s)
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+) -> Process:
+    """Start a child and return it; the caller must call ``stop``. Prefer :func:`spawn`."""
+    try:
+        popen = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CommandError("lab", Completed(tuple(argv), 127, b"", str(error).encode(), 0.0)) from error
+    return Process(popen, argv)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    input: bytes = b"",  # noqa: A002 - the name that subprocess.run uses
+    check: bool = True,
+    timeout_s: float | None = None,
+) -> Completed:
+    """Run a command to its end and return what it printed.
+
+    Raises CommandError for a non-zero status when ``check``, DeadlineExceeded after ``timeout_s`` seconds.
+    """
+    begin = time.monotonic()
+    with spawn(argv, cwd=cwd, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        try:
+            stdout, stderr = child._popen.communicate(input, timeout_s)
+        except subprocess.TimeoutExpired:
+            raise DeadlineExceeded(f"the end of {argv[0]}", timeout_s or 0.0) from None
+    done = Completed(tuple(argv), child._popen.returncode, stdout, stderr, time.monotonic() - begin)
+    if check and done.returncode != 0:
+        raise CommandError("lab", done)
+    return done
+
+
+def run_logged(
+    argv: Sequence[str],
+    log: Path,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> int:
+    """Run a long command with its output appended to ``log`` and each line given to ``on_line``; return the status."""
+    with (
+        log.open("ab") as sink,
+        spawn(argv, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child,
+    ):
+        assert child.stdout is not None
+        for line in child.stdout:
+            sink.write(line)
+            sink.flush()
+            if on_line:
+                on_line(line.decode(errors="replace").rstrip("\n"))
+        return child._popen.wait()
+
+
+def pump(source: Callable[[int], bytes], sink: Callable[[bytes], object], name: str) -> threading.Thread:
+    """Copy bytes from ``source`` to ``sink`` in a daemon thread until the source is at its end or either fails."""
+
+    def copy() -> None:
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            while data := source(65536):
+                sink(data)
+
+    thread = threading.Thread(target=copy, name=name, daemon=True)
+    thread.start()
+    return thread
