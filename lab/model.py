@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -94,6 +95,32 @@ class Metric:
     name: str
     value: float
     unit: str
+
+
+@dataclass(frozen=True)
+class QemuDevice:
+    """What an attachment asks QEMU to add: a back end (``netdev_add`` arguments) and a front end (``device_add``)."""
+
+    device: Mapping[str, str | int | bool]
+    netdev: Mapping[str, str | int | bool] | None = None
+
+    @property
+    def id(self) -> str:
+        """The front end's id."""
+        return str(self.device["id"])
+
+
+@dataclass(frozen=True)
+class WorkloadResult:
+    """What a workload measured and judged about itself.
+
+    ``moved`` is the number of payload bytes by direction as the workload counted them, to be held against the
+    device's own counters: ``to_server``/``from_server`` for iperf3, ``written``/``read`` for fio.
+    """
+
+    metrics: tuple[Metric, ...] = ()
+    checks: tuple[Check, ...] = ()
+    moved: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

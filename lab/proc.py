@@ -23,6 +23,8 @@ from lab.wait import Deadline
 # Environment variable that marks everything a run started; its value is the run directory.
 RUN_MARK = "VDPALAB_RUN"
 
+PIPE = subprocess.PIPE
+
 _GRACE_S = 5.0
 
 

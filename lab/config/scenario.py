@@ -1,0 +1,120 @@
+"""A scenario: what is tested. One TOML file in configs/scenarios, named like the scenario.
+
+The names follow the product that configs/matrix.toml spans: ``<class>-<provider>-<attach>-<exercise>``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lab.config.strict import Strict
+from lab.model import AttachMode, DeviceClass, Level
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class VdpaSim(Strict):
+    """The kernel's simulator (drivers/vdpa/vdpa_sim): a net device that loops back, a block device in RAM."""
+
+    provider: Literal["vdpa_sim"]
+    use_va: bool = Field(True, description="module parameter: map guest RAM by virtual address instead of pinning it")
+    batch_mapping: bool = Field(True, description="module parameter: set_map (1) or dma_map/dma_unmap (0)")
+
+
+class VpVdpa(Strict):
+    """The vp_vdpa driver on emulated virtio PCI functions: SR-IOV VFs (net) or virtio-blk functions (blk)."""
+
+    provider: Literal["vp_vdpa"]
+    vfs: Annotated[int, Field(ge=2, le=7)] = Field(2, description="VFs of the emulated PF; the last one is the peer")
+    access_platform: bool = Field(True, description="offer VIRTIO_F_ACCESS_PLATFORM; false exists to test the gate")
+
+
+Device = Annotated[VdpaSim | VpVdpa, Field(discriminator="provider")]
+
+
+class Attach(Strict):
+    """How the vDPA device reaches its user."""
+
+    mode: AttachMode
+    mtu: Annotated[int, Field(ge=576, le=9000)] = Field(1500, description="net: MTU of both ends")
+
+
+class Iperf3Stream(Strict):
+    """One iperf3 measurement."""
+
+    protocol: Literal["tcp", "udp"] = "tcp"
+    reverse: bool = Field(False, description="the server sends (-R)")
+    parallel: Annotated[int, Field(ge=1, le=32)] = Field(1, description="streams (-P)")
+    seconds: Seconds = 2
+    bitrate: str = Field("10M", pattern=r"^\d+[KMG]?$", description="UDP: target bit rate (-b), per stream")
+
+
+class Iperf3(Strict):
+    """iperf3 between the guest (or its interface) and a peer; or over one looping device."""
+
+    kind: Literal["iperf3"]
+    streams: Annotated[list[Iperf3Stream], Field(min_length=1)]
+    min_mbit_s: Annotated[float, Field(ge=0)] = Field(0.1, description="each TCP stream set must reach this")
+    max_udp_loss_percent: Annotated[float, Field(ge=0, le=100)] = 90
+
+
+class FioJob(Strict):
+    """One fio job; always verified with crc32c."""
+
+    rw: Literal["write", "randwrite", "randrw", "rw"] = "randwrite"
+    block_size: str = Field("4k", pattern=r"^\d+[kKmM]?$")
+    size: str = Field("8m", pattern=r"^\d+[kKmM]$", description="bytes moved")
+    iodepth: Annotated[int, Field(ge=1, le=256)] = 8
+
+
+class Fio(Strict):
+    """fio on the block device with verification, so that corruption is a FAIL."""
+
+    kind: Literal["fio"]
+    jobs: Annotated[list[FioJob], Field(min_length=1)]
+
+
+Workload = Annotated[Iperf3 | Fio, Field(discriminator="kind")]
+
+
+class Migrate(Strict):
+    """Live migration of L2 between two QEMUs in one L1, under the workload."""
+
+    kind: Literal["migrate"]
+    downtime_limit_ms: Annotated[int, Field(ge=1, le=60000)] = 300
+    max_bandwidth: str = Field("1G", pattern=r"^\d+[KMG]$", description="bytes per second")
+    max_total_s: Seconds = 60
+
+
+class Unplug(Strict):
+    """device_del of L2's device under the workload, then plug it back and run the workload again."""
+
+    kind: Literal["unplug"]
+    max_delete_s: Seconds = 30
+
+
+Action = Annotated[Migrate | Unplug, Field(discriminator="kind")]
+
+
+class Expected(Strict):
+    """A bad outcome that the scenario provokes on purpose: log lines of ``level`` that match ``pattern``."""
+
+    level: Level
+    pattern: str
+    required: bool = Field(True, description="it must appear; false: it may")
+
+
+class Scenario(Strict):
+    """What is tested, how it is exercised and what is expected."""
+
+    summary: Annotated[str, Field(min_length=10, max_length=200)]
+    device_class: Annotated[DeviceClass, Field(alias="class")]
+    device: Device
+    attach: Attach
+    workload: Workload
+    action: Action | None = None
+    cold: bool = Field(False, description="boot L2 with the device on its command line instead of hot-plugging it")
+    tags: list[str] = []
+    expect: list[Expected] = []

@@ -1,0 +1,46 @@
+"""TOML to typed models: unknown keys are errors, and all problems of a file are told at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lab.errors import InputError
+
+
+class Strict(BaseModel):
+    """Base of every configuration type: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+M = TypeVar("M", bound=Strict)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file. Raises InputError naming file and line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError([f"{path}: {error.strerror}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError([f"{path}: not TOML: {error}"]) from error
+
+
+def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
+    """Make a model of ``data``. Raises InputError with every problem as ``where: key: what``."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InputError([_problem(where, item) for item in error.errors()]) from error
+
+
+def _problem(where: str, item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "(top)"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: {key}: unknown key"
+    return f"{where}: {key}: {item['msg']}"
