@@ -178,6 +178,38 @@ def run_logged(
         return child._popen.wait()
 
 
+def foreground(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] | None = None,
+) -> int:
+    """Run a command that has the user's terminal, to ask for a password or to show its own output; return the status.
+
+    It stays in the lab's process group, or it could not read from the terminal. When the lab is interrupted the
+    command is too, and gets all the time it takes to clean up; a second interrupt kills it.
+    Raises CommandError when the program cannot be started.
+    """
+    try:
+        popen = subprocess.Popen(argv, cwd=cwd, env={**os.environ, **(env or {})}, stdout=stdout)
+    except OSError as error:
+        raise CommandError("lab", Completed(tuple(argv), 127, b"", str(error).encode(), 0.0)) from error
+    try:
+        return popen.wait()
+    except BaseException as reason:
+        # Ctrl-C on a terminal has reached the command already; a second one would cut its cleaning up short.
+        if not (isinstance(reason, KeyboardInterrupt) and os.isatty(0)):
+            with contextlib.suppress(PermissionError):  # sudo runs as root
+                popen.send_signal(signal.SIGINT)
+        try:
+            popen.wait()
+        except BaseException:
+            popen.kill()
+            raise
+        raise
+
+
 def pump(source: Callable[[int], bytes], sink: Callable[[bytes], object], name: str) -> threading.Thread:
     """Copy bytes from ``source`` to ``sink`` in a daemon thread until the source is at its end or either fails."""
 
