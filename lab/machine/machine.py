@@ -1,0 +1,199 @@
+"""A machine: a QEMU with a guest in it, and the states it goes through.
+
+::
+
+    DEFINED -> LAUNCHED -> RUNNING <-> PAUSED        launch() answers QMP before the guest's first instruction matters
+                  |          |  ^
+                  v          v  |
+              INCOMING     READY (guest answers)     an incoming machine becomes RUNNING when its migration completes
+                  any -> EXITED
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+from lab.errors import LabError, MachineDied, ProductFailure, StateError
+from lab.evidence.record import Record
+from lab.host.ssh import SshAddress, SshHost, connect
+from lab.machine.argv import READY_LINE
+from lab.machine.process import QemuProcess
+from lab.machine.qmp import Events, Qmp
+from lab.model import Level, QemuDevice
+from lab.wait import Deadline, wait_until
+
+_START_S = 60.0
+_QUIT_S = 10.0
+_FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
+_PANIC = "Kernel panic - not syncing"
+
+
+class State(StrEnum):
+    """What a machine is doing."""
+
+    DEFINED = "defined"
+    LAUNCHED = "launched"
+    INCOMING = "incoming"
+    RUNNING = "running"
+    PAUSED = "paused"
+    READY = "ready"
+    EXITED = "exited"
+
+
+_LIVE = (State.LAUNCHED, State.INCOMING, State.RUNNING, State.PAUSED, State.READY)
+
+
+class Machine:
+    """One QEMU and its guest. ``kernel_level`` is whose fault a panic of the guest is."""
+
+    def __init__(self, name: str, process: QemuProcess, record: Record, kernel_level: Level) -> None:
+        self.name = name
+        self.process = process
+        self.kernel_level = kernel_level
+        self.state = State.DEFINED
+        self.ready_s = 0.0
+        self._record = record
+        self._launched_at = 0.0
+        self._qmp = Qmp(name, process.folder / "qmp.jsonl", self.check_alive)
+        # Set while the lab itself ends this QEMU, or a scenario does it on purpose.
+        self.end_expected = False
+
+    @property
+    def qmp(self) -> Qmp:
+        """The monitor of a live machine."""
+        self._require(*_LIVE)
+        return self._qmp
+
+    def launch(self, *, incoming: bool = False, slowness: float = 1.0) -> None:
+        """Start QEMU and its monitor. Raises MachineDied with QEMU's own words when it refuses the command line."""
+        self._require(State.DEFINED)
+        self._launched_at = time.monotonic()
+        try:
+            sock = self.process.start()
+            self._enter(State.LAUNCHED)
+            self._qmp.connect(sock, Deadline(_START_S * slowness))
+        except LabError:
+            self.check_alive()
+            raise
+        self._enter(State.INCOMING if incoming else State.RUNNING)
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Wait until the guest says on its console that sshd listens; nothing connects before (nested.md 1)."""
+        self._require(State.RUNNING)
+        wait_until(self._console_ready, deadline, f"{self.name}: {READY_LINE!r} on its console")
+        self.ready_s = time.monotonic() - self._launched_at
+        self._record.event("machine-ready", machine=self.name, seconds=round(self.ready_s, 3))
+
+    def log_in(self, address: SshAddress, deadline: Deadline, *, jump: SshHost | None = None) -> SshHost:
+        """Open the SSH connection of a guest that said it is ready."""
+        self._require(State.RUNNING)
+        host = connect(self.name, self._record, address, deadline, jump=jump)
+        self._enter(State.READY)
+        self._record.event("machine-login", machine=self.name, seconds=round(time.monotonic() - self._launched_at, 3))
+        return host
+
+    def forwarded_port(self) -> int:
+        """The port that the kernel of QEMU's machine chose for the guest's sshd."""
+        usernet = self.qmp.human("info usernet")
+        match = _FORWARD.search(usernet)
+        if not match:
+            raise LabError(f"{self.name}: QEMU forwards no port to the guest's sshd:\n{usernet}")
+        return int(match[1])
+
+    def plug(self, device: QemuDevice) -> None:
+        """Hot-plug a device with its back end."""
+        if device.netdev:
+            self.qmp.execute("netdev_add", device.netdev)
+        self.qmp.execute("device_add", device.device)
+
+    def unplug(self, device: QemuDevice, deadline: Deadline) -> float:
+        """Hot-unplug a device, wait for DEVICE_DELETED, remove its back end; return the seconds until the event."""
+        with self.qmp.listen("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR") as events:
+            begin = time.monotonic()
+            self.qmp.execute("device_del", {"id": device.id})
+            event = events.wait(deadline, lambda event: event["data"].get("device") == device.id)
+            seconds = time.monotonic() - begin
+        if event["event"] != "DEVICE_DELETED":
+            raise ProductFailure(
+                f"{self.name}: the guest refused to release {device.id}: {event}",
+                level=self.kernel_level,
+                machine=self.name,
+            )
+        if device.netdev:
+            self.qmp.execute("netdev_del", {"id": device.netdev["id"]})
+        return seconds
+
+    @contextlib.contextmanager
+    def events(self, *names: str) -> Iterator[Events]:
+        """Listen to QMP events."""
+        with self.qmp.listen(*names) as events:
+            yield events
+
+    def query(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """Run a QMP command."""
+        return self.qmp.execute(command, arguments)
+
+    def resumed(self) -> None:
+        """An incoming machine runs: its migration has completed."""
+        self._require(State.INCOMING)
+        self._enter(State.RUNNING)
+
+    def check_alive(self) -> None:
+        """Raise MachineDied, with the end of QEMU's stderr, when QEMU has ended by itself."""
+        status = self.process.poll()
+        if status is None or self.end_expected:
+            return
+        self.state = State.EXITED
+        self._record.event("machine-exit", machine=self.name, status=status)
+        raise MachineDied(
+            self.name, status, tail(self.process.stderr.read_text(errors="replace")), level=self.process.level,
+            log=self.process.stderr,
+        )  # fmt: skip
+
+    def quit(self) -> None:
+        """End QEMU: `quit` over QMP, then by force; needing force is recorded."""
+        if self.state in _LIVE:
+            self.end_expected = True
+            self._record.event("machine-quit", machine=self.name)
+            with contextlib.suppress(LabError):
+                self._qmp.execute("quit", timeout_s=_QUIT_S)
+                wait_until(lambda: self.process.poll() is not None, Deadline(_QUIT_S), f"{self.name}: the end of QEMU")
+        self._qmp.close()
+        if self.state is not State.DEFINED and self.process.poll() is None:
+            self._record.event("machine-killed", machine=self.name)
+        self.process.stop()
+        if self.state is not State.DEFINED:
+            self._enter(State.EXITED)
+
+    def _console_ready(self) -> bool:
+        console = self.process.console.read_text(errors="replace") if self.process.console.exists() else ""
+        if READY_LINE in console:
+            return True
+        if _PANIC in console:
+            raise ProductFailure(
+                f"{self.name}: the kernel panicked while booting:\n{tail(console)}",
+                level=self.kernel_level,
+                machine=self.name,
+                log=self.process.console,
+            )
+        self.check_alive()
+        return False
+
+    def _require(self, *states: State) -> None:
+        if self.state not in states:
+            allowed = ", ".join(states)
+            raise StateError(f"{self.name} is {self.state}; this needs it {allowed}")
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._record.event("machine-state", machine=self.name, state=state)
+
+
+def tail(text: str, lines: int = 15) -> str:
+    """The last lines of a log, for a message."""
+    return "\n".join(text.strip().splitlines()[-lines:])

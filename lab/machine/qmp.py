@@ -1,0 +1,130 @@
+"""QMP through qemu.qmp, for code that is not asynchronous.
+
+Each session has an event loop in a thread of its own. Every command, answer and event goes to ``qmp.jsonl``.
+A listener is registered before the command that causes the event, so that no event is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+
+from lab.errors import QmpError
+from lab.wait import Deadline
+
+T = TypeVar("T")
+
+# How often the caller looks whether QEMU still lives while it waits for an answer or an event, in seconds.
+_SLICE_S = 0.5
+
+
+class Qmp:
+    """A QMP session. ``alive`` is called while waiting and raises when QEMU has ended."""
+
+    def __init__(self, name: str, transcript: Path, alive: Callable[[], None]) -> None:
+        self._name = name
+        self._alive = alive
+        self._transcript = transcript.open("a", encoding="utf-8")
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"qmp-{name}", daemon=True)
+        self._thread.start()
+        self._client = QMPClient(name)
+        # The default listener keeps every event for ever; ours only writes them down.
+        self._client.remove_listener(self._client.events)
+        self._client.register_listener(EventListener(event_filter=self._note_event))
+
+    def connect(self, sock: socket.socket, deadline: Deadline) -> None:
+        """Negotiate over a connected socket. Raises QmpError, or what ``alive`` raises."""
+        self._call(self._client.connect(sock), deadline, "the QMP greeting")
+
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = 60.0) -> Any:
+        """Run a command and return its answer. Raises QmpError with QEMU's text when it is refused."""
+        self._note({"execute": command, "arguments": arguments})
+        try:
+            answer = self._call(
+                self._client.execute(command, dict(arguments) if arguments else None), Deadline(timeout_s), command
+            )
+        except ExecuteError as error:
+            self._note({"error": str(error)})
+            raise QmpError(f"{self._name}: {command}: {error}") from error
+        self._note({"return": answer})
+        return answer
+
+    def human(self, line: str) -> str:
+        """Run a line of the human monitor, for what has no QMP command."""
+        return str(self.execute("human-monitor-command", {"command-line": line}))
+
+    @contextlib.contextmanager
+    def listen(self, *names: str) -> Iterator[Events]:
+        """Collect events from now on. Enter this before the command that causes them."""
+        listener = EventListener(set(names))
+        self._loop.call_soon_threadsafe(self._client.register_listener, listener)
+        try:
+            yield Events(self, listener, names)
+        finally:
+            self._loop.call_soon_threadsafe(self._client.remove_listener, listener)
+
+    def close(self) -> None:
+        """End the session; a session that broke is fine."""
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self._client.disconnect(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._transcript.close()
+
+    def _call(self, coroutine: Coroutine[Any, Any, T], deadline: Deadline, what: str) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            while not future.done():
+                with contextlib.suppress(concurrent.futures.TimeoutError):
+                    return future.result(min(_SLICE_S, deadline.left()))
+                if future.done():
+                    break
+                self._alive()
+                deadline.check(f"{self._name}: {what}")
+            return future.result(0)
+        except ExecuteError:
+            raise
+        except (QMPError, EOFError, OSError) as error:
+            self._alive()
+            raise QmpError(f"{self._name}: the monitor broke off during {what}: {error!r}") from error
+        finally:
+            future.cancel()
+
+    def _note_event(self, event: Mapping[str, Any]) -> bool:
+        self._note(event)
+        return False
+
+    def _note(self, message: Mapping[str, Any]) -> None:
+        line = json.dumps({"t": round(time.monotonic(), 4), **message}, default=str)
+        with self._lock:
+            if not self._transcript.closed:
+                self._transcript.write(line + "\n")
+                self._transcript.flush()
+
+
+class Events:
+    """Events that arrived since :meth:`Qmp.listen` was entered."""
+
+    def __init__(self, qmp: Qmp, listener: EventListener, names: tuple[str, ...]) -> None:
+        self._qmp = qmp
+        self._listener = listener
+        self._names = names
+
+    def wait(self, deadline: Deadline, accept: Callable[[Mapping[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+        """The next event for which ``accept`` is true. Raises DeadlineExceeded, or what ``alive`` raises."""
+        while True:
+            event = self._qmp._call(self._listener.get(), deadline, f"the event {' or '.join(self._names)}")
+            if accept(event):
+                return dict(event)
