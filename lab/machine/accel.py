@@ -89,6 +89,7 @@ def _no_kvm(host: Host) -> str:
 
 
 def probe_argv(qemu: Sequence[str], sector: str, accel: Accel) -> list[str]:
+    """Command line that boots the payload in ``sector``."""
     return [
         *qemu,
         *["-M", "q35,kernel-irqchip=split", "-accel", accel, "-cpu", "max", "-m", "64", "-smp", "2"],
