@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -57,7 +58,7 @@ def guarded(verb: Callable[[], int]) -> int:
         _say_lab_error(error)
         return _status_of_error(error)
     except BrokenPipeError:
-        # The reader of stdout left (`vdpalab list | head -1`). Any other broken pipe is a defect like the rest.
+        # Of stdout (`vdpalab list | head -1`) it needs no words; any other broken pipe is a defect like the rest.
         return ExitStatus.ERROR if _reader_gone() else _say_defect(debug)
     except Exception:
         return _say_defect(debug)
@@ -65,17 +66,24 @@ def guarded(verb: Callable[[], int]) -> int:
 
 def flush_results(status: int) -> int:
     """Write out what stdout still holds. Results that nobody could get are an error, said by the status alone."""
-    return ExitStatus.ERROR if _reader_gone() else status
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    if not _reader_gone():
+        return status
+    # Python flushes once more at its end, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitStatus.ERROR
 
 
 def _reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        number = sys.stdout.fileno()
+    except OSError:  # not a file at all, as under a test
+        return False
+    poll = select.poll()
+    poll.register(number, 0)  # POLLERR is reported in any case: poll(2)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _status_of_error(error: LabError) -> ExitStatus:
