@@ -15,9 +15,10 @@ import click
 import yaml
 
 from lab import proc
+from lab.artifacts.mirror import OVERRIDE, machine_mirror
 from lab.artifacts.store import cache_root
 from lab.cli.exit import ExitStatus
-from lab.errors import HostError, LabError
+from lab.errors import HostError, InputError, LabError
 
 ANSIBLE = Path(__file__).parents[2] / "ansible"
 SETUP = "vdpalab setup"
@@ -146,7 +147,15 @@ def _memory() -> Need:
     return Need("memory", total >= _RAM_GIB, f"{total:.1f} GiB, {_RAM_GIB} needed", "use a larger machine")
 
 
-_PROBES: tuple[Callable[[], Need], ...] = (_python, _subids, _namespaces, _disk, _memory, _kvm)
+def _mirror() -> Need:
+    try:
+        return Need("Debian mirror", ok=True, seen=machine_mirror().archive)
+    except InputError as error:
+        fix = error.hint or f"a Debian source in /etc/apt, or {OVERRIDE}=URI"
+        return Need("Debian mirror", ok=False, seen=error.message, fix=fix)
+
+
+_PROBES: tuple[Callable[[], Need], ...] = (_python, _subids, _namespaces, _mirror, _disk, _memory, _kvm)
 
 
 def examine() -> list[Need]:
