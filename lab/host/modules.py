@@ -1,0 +1,91 @@
+"""Kernel modules with the parameters that a scenario asks for.
+
+A module that is loaded already keeps its parameters, and modprobe says nothing about it; so they are read back from
+/sys/module. Modules are never unloaded: what a run did is undone per device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lab.errors import CommandError, LabError, SiteLacks
+from lab.host.base import Host
+from lab.host.shell import run_script
+from lab.model import Completed
+
+Parameter = bool | int | str
+
+# Physically contiguous chunks of guest memory that vhost_vdpa (and vdpa_sim behind it) will keep. The default of 2048
+# is exceeded by a fragmented guest, and the data path is then dead without an error (nested.md section 5b).
+IOTLB_ENTRIES = 262144
+
+# Loads $1 with the parameters $2…; says the kernel's release and the value of each parameter that can be read.
+_LOAD = """
+uname -r
+modprobe "$@"
+cd "/sys/module/$1/parameters" 2>/dev/null || exit 0
+shift
+for setting; do
+    name=${setting%%=*}
+    [ ! -r "$name" ] || printf '%s=%s\\n' "$name" "$(cat "$name")"
+done
+"""
+
+
+def load(
+    host: Host,
+    module: str,
+    parameters: Mapping[str, Parameter] | None = None,
+    *,
+    where_known: Mapping[str, Parameter] | None = None,
+) -> None:
+    """Load ``module`` with ``parameters``; ``where_known`` are parameters that only some kernels have.
+
+    Raises SiteLacks (the run is a SKIP) when the kernel under test does not have the module: whoever brought this
+    kernel did not mean it to run this scenario; a kernel that the lab builds fails its build for a missing option.
+    Raises LabError when the module was loaded before with other values, or does not have one of ``parameters``.
+    """
+    wanted = {**(where_known or {}), **(parameters or {})}
+    done = run_script(
+        host, _LOAD, module.replace("-", "_"), *(f"{k}={_text(v)}" for k, v in wanted.items()), check=False
+    )
+    if done.returncode != 0:
+        raise _failure(host, module, done)
+    loaded = dict(line.split("=", 1) for line in done.text.splitlines()[1:])
+    problems = _differences(wanted, loaded, optional=set(where_known or {}))
+    if problems:
+        raise LabError(
+            f"{host.name}: module {module}: " + "; ".join(problems),
+            hint=f"if it was loaded before for something else: 'modprobe -r {module}' there, or a fresh lab",
+        )
+
+
+def load_vhost_vdpa(host: Host) -> None:
+    """Load the vhost_vdpa bus driver with room for every page of a guest. Raises what :func:`load` raises."""
+    load(host, "vhost_vdpa", where_known={"max_iotlb_entries": IOTLB_ENTRIES})
+
+
+def _text(value: Parameter) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _same(wanted: Parameter, loaded: str) -> bool:
+    # The kernel prints a bool as Y or N and takes 1 or 0.
+    return loaded == (("Y" if wanted else "N") if isinstance(wanted, bool) else str(wanted))
+
+
+def _differences(wanted: Mapping[str, Parameter], loaded: Mapping[str, str], optional: set[str]) -> list[str]:
+    problems = [
+        f"{name} is {loaded[name]}, asked for {_text(value)}"
+        for name, value in wanted.items()
+        if name in loaded and not _same(value, loaded[name])
+    ]
+    unknown = [name for name in wanted if name not in loaded and name not in optional]
+    return problems + [f"has no parameter {name}" for name in unknown]
+
+
+def _failure(host: Host, module: str, done: Completed) -> LabError:
+    if "not found in" in done.stderr.decode(errors="replace"):
+        release = (done.text.splitlines() or ["?"])[0]
+        return SiteLacks(f"module {module} (kernel {release} of {host.name})")
+    return CommandError(host.name, done)

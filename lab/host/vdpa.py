@@ -1,0 +1,207 @@
+"""vDPA devices of a host, by iproute2's ``vdpa`` tool (vdpa-mgmtdev(8), vdpa-dev(8)) and the vDPA bus in sysfs.
+
+Traps of the tool's JSON, seen in iproute2 6.15's output: some keys end in a space (``"link "``), a feature bit that the
+tool has no name for is a bare number in the list of names, the class is ``block`` in one place and the type
+``network`` in another, and a field that the device does not have is absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import HostError, LabError
+from lab.host import pci
+from lab.host.base import Host
+from lab.host.shell import run_script
+from lab.host.undo import undoing
+from lab.model import AttachMode, DeviceClass
+
+ACCESS_PLATFORM = "ACCESS_PLATFORM"
+
+_CLASSES = {"net": DeviceClass.NET, "network": DeviceClass.NET, "block": DeviceClass.BLK}
+_PCI = "pci/"
+
+# Whichever bus driver is loaded first takes every new device, so probing is off while the lab's devices exist and each
+# is bound by name. Prints the former setting, then the new device.
+_ADD = """
+autoprobe=/sys/bus/vdpa/drivers_autoprobe
+former=$(cat "$autoprobe")
+echo "$former"
+put 0 "$autoprobe"
+vdpa dev add "$@" || { put "$former" "$autoprobe"; exit 1; }
+vdpa -j dev show "$2"
+"""
+_DELETE = """
+[ ! -e "/sys/bus/vdpa/devices/$1" ] || vdpa dev del "$1"
+put "$2" /sys/bus/vdpa/drivers_autoprobe
+"""
+_BIND = """
+device=/sys/bus/vdpa/devices/$1
+[ ! -e "$device/driver" ] || put "$1" "$device/driver/unbind"
+put "$2" "$device/driver_override"
+put "$1" /sys/bus/vdpa/drivers_probe
+readlink "$device/driver" || :
+"""
+_UNBIND = """
+device=/sys/bus/vdpa/devices/$1
+[ -e "$device" ] || exit 0
+[ ! -e "$device/driver" ] || put "$1" "$device/driver/unbind"
+put '' "$device/driver_override"
+"""
+
+
+@dataclass(frozen=True)
+class MgmtDev:
+    """A management device: what `vdpa dev add` makes vDPA devices of.
+
+    ``features`` are iproute2's names of the device's virtio feature bits, ``bit_N`` where it has none; empty when the
+    driver does not tell (vdpa_sim_blk).
+    """
+
+    name: str
+    classes: frozenset[str]
+    max_vqs: int
+    features: frozenset[str]
+
+    @property
+    def pci(self) -> str | None:
+        """PCI address of the function that is its parent; None for a software device."""
+        return self.name.removeprefix(_PCI) if self.name.startswith(_PCI) else None
+
+
+@dataclass(frozen=True)
+class VdpaDevice:
+    """A vDPA device as `vdpa dev show` describes it."""
+
+    name: str
+    mgmtdev: str
+    device_class: DeviceClass
+    vendor_id: int
+    max_vqs: int
+    max_vq_size: int
+
+
+def mgmtdevs(host: Host) -> dict[str, MgmtDev]:
+    """Every management device by its name."""
+    return parse_mgmtdevs(host.run(["vdpa", "-j", "mgmtdev", "show"]).text)
+
+
+def devices(host: Host) -> dict[str, VdpaDevice]:
+    """Every vDPA device of a known class by its name."""
+    return parse_devices(host.run(["vdpa", "-j", "dev", "show"]).text)
+
+
+def config(host: Host, name: str) -> dict[str, Any]:
+    """Configuration space of a network device: ``mac``, ``link``, ``mtu``, ``negotiated_features``, …
+
+    Features are there only after the driver has negotiated them. Empty for other classes.
+    """
+    return parse_section(host.run(["vdpa", "-j", "dev", "config", "show", name]).text, "config").get(name, {})
+
+
+def vstats(host: Host, name: str, qidx: int) -> dict[str, int]:
+    """Counters of one virtqueue, by the driver's own names (vdpa_sim_net: ``rx packets``, ``tx bytes``, …).
+
+    Raises CommandError while the features are not negotiated and for a driver without counters.
+    """
+    argv = ["vdpa", "-j", "dev", "vstats", "show", name, "qidx", str(qidx)]
+    return parse_vstats(host.run(argv).text, name)
+
+
+@contextlib.contextmanager
+def device(
+    host: Host, name: str, mgmtdev: str, *, mac: str | None = None, mtu: int | None = None, features: int | None = None
+) -> Iterator[VdpaDevice]:
+    """A vDPA device of ``mgmtdev`` for as long as the block lasts, bound to no bus driver.
+
+    ``features`` provisions a subset of the device's virtio features. Deleting it waits in the kernel until the last
+    user of its vhostdev node has closed it, so QEMU must be gone or the device unplugged before the block ends.
+    """
+    attributes = {"mac": mac, "mtu": mtu, "device_features": None if features is None else f"{features:#x}"}
+    options = [word for key, value in attributes.items() if value is not None for word in (key, str(value))]
+    shown = run_script(host, _ADD, "name", name, "mgmtdev", mgmtdev, *options).text
+    autoprobe, _, listing = shown.partition("\n")
+    with undoing(host, f"vDPA device {name}", lambda: run_script(host, _DELETE, name, autoprobe)):
+        yield parse_devices(listing)[name]
+
+
+@contextlib.contextmanager
+def bound(host: Host, name: str, driver: AttachMode) -> Iterator[None]:
+    """Bind a vDPA device to a bus driver, whose module is loaded, for as long as the block lasts.
+
+    Raises HostError when the driver refused the device (the kernel log says why).
+    """
+    with undoing(host, f"{driver} on {name}", lambda: run_script(host, _UNBIND, name)):
+        taken = run_script(host, _BIND, name, driver).text.rpartition("/")[2]
+        if taken != driver:
+            raise HostError(f"{host.name}: {driver} did not take vDPA device {name} (bound to: {taken or 'nothing'})")
+        yield
+
+
+def require_isolated_dma(host: Host, parent: MgmtDev) -> None:
+    """Refuse a PCI parent whose DMA a guest could use to overwrite the host's memory, or that no guest could open.
+
+    Without VIRTIO_F_ACCESS_PLATFORM the function ignores the IOMMU: vhost_vdpa still opens, QEMU forces the feature,
+    the device drops it silently, and guest addresses hit the host's memory (virtio 1.2 section 6, facts/vdpa.md 2.1).
+    Software devices translate in the driver and pass. Raises LabError.
+    """
+    function = parent.pci
+    if function is None:
+        return
+    if ACCESS_PLATFORM not in parent.features:
+        raise LabError(
+            f"{host.name}: {parent.name} does not offer VIRTIO_F_ACCESS_PLATFORM: with vhost_vdpa its DMA would "
+            f"overwrite memory of {host.name}, so it is not used",
+            hint="give the device iommu_platform=on, or attach it by virtio_vdpa",
+        )
+    members = pci.iommu_group(host, function)
+    if members != (function,):
+        seen = f"shares its IOMMU group with {', '.join(members)}" if members else "has no IOMMU group"
+        raise LabError(f"{host.name}: {parent.name} {seen}: vhost_vdpa needs a group of its own", hint="vIOMMU, ACS")
+
+
+def parse_section(text: str, section: str) -> dict[str, dict[str, Any]]:
+    """One top-level object of the tool's JSON by device name, keys cleaned. Raises HostError when it is not that."""
+    try:
+        found = json.loads(text)[section]
+        return {name: {key.strip(): value for key, value in fields.items()} for name, fields in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise HostError(f"vdpa -j: not the expected {section!r} object: {text[:200]!r}") from error
+
+
+def parse_mgmtdevs(text: str) -> dict[str, MgmtDev]:
+    """The output of `vdpa -j mgmtdev show`."""
+    return {name: _mgmtdev(name, fields) for name, fields in parse_section(text, "mgmtdev").items()}
+
+
+def parse_devices(text: str) -> dict[str, VdpaDevice]:
+    """The output of `vdpa -j dev show`; devices of other classes than the lab's are left out."""
+    shown = parse_section(text, "dev")
+    return {name: _device(name, fields) for name, fields in shown.items() if fields.get("type") in _CLASSES}
+
+
+def parse_vstats(text: str, name: str) -> dict[str, int]:
+    """The counters in the output of `vdpa -j dev vstats show NAME qidx N`."""
+    fields = parse_section(text, "vstats").get(name, {})
+    return {key: value for key, value in fields.items() if isinstance(value, int)}
+
+
+def _mgmtdev(name: str, fields: Mapping[str, Any]) -> MgmtDev:
+    bits = (f"bit_{bit}" if isinstance(bit, int) else bit for bit in fields.get("dev_features", ()))
+    classes = frozenset(fields.get("supported_classes", ()))
+    return MgmtDev(name, classes, fields.get("max_supported_vqs", 0), frozenset(bits))
+
+
+def _device(name: str, fields: Mapping[str, Any]) -> VdpaDevice:
+    return VdpaDevice(
+        name,
+        fields["mgmtdev"],
+        _CLASSES[fields["type"]],
+        fields.get("vendor_id", 0),
+        fields.get("max_vqs", 0),
+        fields.get("max_vq_size", 0),
+    )
