@@ -141,10 +141,12 @@ class Apt:
             (top / folder).mkdir(parents=True, exist_ok=True)
         (top / "status").touch()
         (top / "sources.list").write_text("\n".join(self.sources(suite)) + "\n")
-        reach = [
-            line for line in run(["apt-config", "dump"], env={"LC_ALL": "C"}).text.splitlines() if _REACH.match(line)
-        ]
-        (top / "apt.conf").write_text("\n".join([*reach, *_settings(top, suite)]) + "\n")
+        (top / "apt.conf").write_text("\n".join([*reach(), *_settings(top, suite)]) + "\n")
+
+
+def reach() -> list[str]:
+    """Lines of this machine's apt.conf(5) that say how archives are reached: proxies, retries, what is checked."""
+    return [line for line in run(["apt-config", "dump"], env={"LC_ALL": "C"}).text.splitlines() if _REACH.match(line)]
 
 
 def _settings(top: Path, suite: str) -> list[str]:

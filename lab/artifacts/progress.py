@@ -23,11 +23,18 @@ _KEPT_TAIL = 15
 
 
 class Progress:
-    """The builder's voice. ``log`` keeps everything; ``expected`` is how many lines the last build had."""
+    """The builder's voice, and a place to work in.
 
-    def __init__(self, name: str, log: Path, report: Callable[[str], None], *, expected: int = 0) -> None:
+    ``log`` keeps everything; ``scratch`` is an empty directory that is removed after the build; ``expected`` is how
+    many lines of output the last build had.
+    """
+
+    def __init__(
+        self, name: str, log: Path, report: Callable[[str], None], *, scratch: Path = Path(), expected: int = 0
+    ) -> None:
         self.name = name
         self.log = log
+        self.scratch = scratch
         self.lines = 0
         self._report = report
         self._expected = expected

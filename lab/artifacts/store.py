@@ -125,7 +125,8 @@ class Store:
     def gc(self, *, max_age_s: float | None = None, max_bytes: int | None = None, grace_s: float = 3600) -> list[Entry]:
         """Remove entries unused for ``max_age_s``, then the longest unused until ``max_bytes`` hold; return them.
 
-        One used within ``grace_s`` seconds, being built, or with a file that some process has open, stays.
+        One used within ``grace_s`` seconds, being built, or with a file that some process has open, stays. What
+        killed builds left, and entries that cannot be read, go too.
         """
         now = time.time()
         busy = _open_files()
@@ -136,9 +137,12 @@ class Store:
             old = max_age_s is not None and now - entry.used > max_age_s
             over = max_bytes is not None and total > max_bytes
             idle = now - entry.used > grace_s and not any(path.startswith(f"{entry.path}/") for path in busy)
-            if (old or over) and idle and self._remove(entry):
+            if (old or over) and idle and self._remove(entry.path):
                 total -= entry.size
                 removed.append(entry)
+        for folder in self._folders(None):
+            if read_entry(folder) is None:
+                self._remove(folder)
         self._clean_dead_builds()
         return removed
 
@@ -152,12 +156,15 @@ class Store:
         log = self.root / "logs" / f"{_label(recipe)}.log"
         begin = time.monotonic()
         try:
-            (work / "files").mkdir(parents=True)
+            for folder in ("files", "scratch"):
+                (work / folder).mkdir(parents=True)
             log.parent.mkdir(exist_ok=True)
             log.write_text("")
             earlier = self.entries(recipe.name)
-            progress = Progress(recipe.name, log, self._report, expected=earlier[0].lines if earlier else 0)
+            expected = earlier[0].lines if earlier else 0
+            progress = Progress(recipe.name, log, self._report, scratch=work / "scratch", expected=expected)
             recipe.build(work / "files", progress)
+            shutil.rmtree(progress.scratch)
             write_manifest(work, recipe.inputs, why, progress.lines)
             shutil.move(log, work / "build.log")
             self._publish(recipe, work)
@@ -222,10 +229,10 @@ class Store:
             raise InputError([f"no artifact is called {name!r}"], hint=f"there are: {', '.join(have) or 'none yet'}")
         return folders
 
-    def _remove(self, entry: Entry) -> bool:
-        with contextlib.suppress(Timeout), self._lock(f"{entry.name}@{entry.key}").acquire(timeout=0):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        return not entry.path.exists()
+    def _remove(self, folder: Path) -> bool:
+        with contextlib.suppress(Timeout), self._lock(f"{folder.parent.name}@{folder.name}").acquire(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
 
     @contextlib.contextmanager
     def _build_lock(self, recipe: Recipe) -> Iterator[None]:

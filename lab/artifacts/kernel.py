@@ -1,0 +1,199 @@
+"""The kernel artifact: one Linux for the host (L1) and its guests (L2), built from a package or a tree, or prebuilt.
+
+Files of the artifact::
+
+    bzImage          for L1, direct kernel boot
+    vmlinux          ELF that boots through PVH, with symbols for gdb
+    config version   its .config (when known) and its release
+    kernel.squashfs  uncompressed, mounted read-only in L1: lib/modules/RELEASE, boot/vmlinux
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lab.artifacts import kconfig, kernelbuild, patches
+from lab.artifacts.apt import Apt
+from lab.artifacts.kernelsource import KernelSource, PackageSource, local_source
+from lab.artifacts.prebuilt import prebuilt_recipe
+from lab.artifacts.store import Artifact, Progress, Recipe, Store
+from lab.artifacts.virtbus import Overlay, overlay
+from lab.config.catalog import CONFIGS, names
+from lab.config.strict import Strict, read_toml, validate
+from lab.errors import InputError
+
+IMAGES = Path(__file__).resolve().parents[2] / "images" / "kernel"
+
+# Part of every key. To be raised when kernelbuild makes other bytes of the same inputs.
+_RECIPE = "1"
+
+
+class KernelConfig(Strict):
+    """A file of ``configs/kernels``: which source package of which suite, built with which option fragments."""
+
+    summary: str
+    suite: str
+    package: str
+    fragments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KernelRequest:
+    """What kernel is wanted.
+
+    ``variant`` is a name in ``configs/kernels``; ``version`` (``6.1``, ``backports``) takes the source of another one
+    there, ``tree`` a local source tree (``ref``: a commit of it), ``image`` a finished kernel with its ``modules``
+    (the directory that holds ``lib/modules`` or is ``/lib/modules/RELEASE``). ``patches`` are files or quilt series;
+    ``virtbus`` a series in place of the lab's own virtbus, or ``none``.
+    """
+
+    variant: str = "default"
+    version: str | None = None
+    tree: Path | None = None
+    ref: str | None = None
+    image: Path | None = None
+    modules: Path | None = None
+    patches: tuple[Path, ...] = ()
+    virtbus: Path | Literal["none"] | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to boot. ``vmlinux`` is a copy of ``bzimage`` when a prebuilt one cannot be entered through PVH."""
+
+    release: str
+    bzimage: Path
+    vmlinux: Path
+    disk: Path
+    key: str
+    artifact: Artifact
+
+
+def kernel(store: Store, request: KernelRequest, *, update: bool = False, apt: Apt | None = None) -> Kernel:
+    """The kernel asked for, built now if need be. ``update`` asks the archive for newer source packages.
+
+    Raises InputError for what cannot be asked for, BuildError when it cannot be built.
+    """
+    recipe = kernel_recipe(store, request, update=update, apt=apt)
+    artifact = store.get(recipe)
+    files = artifact.path
+    return Kernel(
+        release=(files / "version").read_text().strip(),
+        bzimage=files / "bzImage",
+        vmlinux=files / "vmlinux",
+        disk=files / "kernel.squashfs",
+        key=artifact.key,
+        artifact=artifact,
+    )
+
+
+def kernel_recipe(store: Store, request: KernelRequest, *, update: bool = False, apt: Apt | None = None) -> Recipe:
+    """How the kernel asked for is made. Raises InputError with all problems, BuildError for missing tools."""
+    _check(request)
+    if request.image:
+        return prebuilt_recipe(request.image, request.modules, _RECIPE)
+    layer = _overlay(request)
+    fragments = {path.stem: kconfig.read_fragments([path]) for path in _fragments(request, layer)}
+    series = patches.read_patches(request.patches)
+    source = _source(store, request, apt or Apt(), update=update)
+    inputs = {
+        "source": source.identity,
+        **{f"options {name}": _digest(kconfig.all_config(options)) for name, options in fragments.items()},
+        **layer.inputs,
+        **{f"patch {number} {patch.name}": _digest(patch.data) for number, patch in enumerate(series, start=1)},
+        **kernelbuild.toolchain(),
+        "recipe": _RECIPE,
+    }
+
+    def build(into: Path, progress: Progress) -> None:
+        tree = progress.scratch / "linux"
+        tree.mkdir()
+        source.unpack(tree, progress)
+        layer.apply(tree)
+        patches.apply(series, tree)
+        kernelbuild.configure(tree, kconfig.merge(list(fragments.values())), progress)
+        kernelbuild.compile_all(tree, progress)
+        kernelbuild.install(tree, into, progress)
+
+    return Recipe(_name(request), inputs, build)
+
+
+def wanted_options(request: KernelRequest) -> list[kconfig.Option]:
+    """The options that the kernel asked for is built with. Raises InputError."""
+    return kconfig.read_fragments(_fragments(request, _overlay(request)))
+
+
+def load_config(name: str) -> KernelConfig:
+    """Read a file of ``configs/kernels``. Raises InputError with all its problems."""
+    if name not in names("kernels"):
+        raise InputError([f"no kernel is called {name!r}"], hint=f"there are: {', '.join(names('kernels'))}")
+    path = CONFIGS / "kernels" / f"{name}.toml"
+    config = validate(KernelConfig, read_toml(path), str(path))
+    missing = [item for item in config.fragments if not _fragment(item).is_file()]
+    if missing:
+        raise InputError([f"{path}: fragments: there is no {_fragment(item)}" for item in missing])
+    return config
+
+
+def _check(request: KernelRequest) -> None:
+    problems = []
+    if request.ref and not request.tree:
+        problems.append("--kernel-ref needs --kernel-tree")
+    if request.modules and not request.image:
+        problems.append("--kernel-modules needs --kernel-image")
+    if request.image:
+        clash = {"--kernel-tree": request.tree, "--patch": request.patches, "--virtbus": request.virtbus}
+        problems += [f"--kernel-image is finished: {option} cannot change it" for option, on in clash.items() if on]
+    if request.tree and request.version:
+        problems.append("--kernel-tree and a kernel version are two sources: give one")
+    if problems:
+        raise InputError(problems)
+
+
+def _name(request: KernelRequest) -> str:
+    source = "tree" if request.tree else request.version
+    return f"kernel-{request.variant}" + (f"-{source}" if source else "")
+
+
+def _source(store: Store, request: KernelRequest, apt: Apt, *, update: bool) -> KernelSource:
+    if request.tree:
+        return local_source(request.tree.resolve(), request.ref)
+    config = _config_of_version(request.version) if request.version else load_config(request.variant)
+    if config.package == "newest":
+        package, version = apt.newest_source(config.suite, update=update)
+    else:
+        package = config.package
+        version = apt.resolve(config.suite, [package], update=update)[package]
+    return PackageSource(store, apt, config.suite, package, version)
+
+
+def _config_of_version(version: str) -> KernelConfig:
+    """The configured kernel of that name, or the first whose package has that version."""
+    if version in names("kernels"):
+        return load_config(version)
+    configs = [load_config(name) for name in names("kernels")]
+    for config in configs:
+        if config.package == f"linux-source-{version}":
+            return config
+    raise InputError([f"no kernel has version {version!r}"], hint=f"there are: {', '.join(names('kernels'))}")
+
+
+def _fragment(name: str) -> Path:
+    return IMAGES / "fragments" / f"{name}.config"
+
+
+def _fragments(request: KernelRequest, layer: Overlay) -> list[Path]:
+    own = [_fragment(name) for name in load_config(request.variant).fragments]
+    return [*own, layer.options] if layer.options else own
+
+
+def _overlay(request: KernelRequest) -> Overlay:
+    return overlay(IMAGES / "virtbus", request.virtbus)
+
+
+def _digest(content: str | bytes) -> str:
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:16]
