@@ -1,0 +1,102 @@
+"""configs/matrix.toml: product = scenarios + exclusions, and every exclusion is true."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from lab.config.catalog import load_scenario, names
+from lab.config.matrix import Exercise, Matrix, canonical_name, load_matrix
+from lab.config.request import RunRequest
+from lab.config.scenario import Scenario, VdpaSim, VpVdpa
+from lab.config.strict import validate
+from lab.errors import InputError
+from lab.model import AttachMode, DeviceClass
+from lab.topology.plan import contradictions
+
+MATRIX = load_matrix()
+SCENARIOS = names("scenarios")
+NET_WORKLOAD = {"kind": "iperf3", "streams": [{}]}
+BLK_WORKLOAD = {"kind": "fio", "jobs": [{}]}
+
+
+def example(name: str) -> Scenario:
+    """What a scenario of this name would say."""
+    device_class, provider, attach, exercise = name.split("-")
+    own = {"iperf3": NET_WORKLOAD, "loopback": NET_WORKLOAD, "fio": BLK_WORKLOAD}
+    data: dict[str, Any] = {
+        "summary": f"example of {name}",
+        "class": device_class,
+        "device": {"provider": provider},
+        "attach": {"mode": attach},
+        "workload": own.get(exercise, NET_WORKLOAD if device_class == "net" else BLK_WORKLOAD),
+    }
+    return validate(Scenario, data | ({} if exercise in own else {"action": {"kind": exercise}}), name)
+
+
+def matching(pattern: str) -> list[str]:
+    [exclusion] = [e for e in MATRIX.exclude if e.match == pattern]
+    return [name for name in MATRIX.combinations() if exclusion.excludes(name)]
+
+
+def test_product_is_scenarios_plus_exclusions() -> None:
+    excluded = {name for name in MATRIX.combinations() if MATRIX.excluded(name)}
+    assert Counter(MATRIX.combinations()) == Counter([*SCENARIOS, *excluded])
+
+
+@pytest.mark.parametrize("pattern", [exclusion.match for exclusion in MATRIX.exclude])
+def test_each_exclusion_excludes_something_and_no_scenario(pattern: str) -> None:
+    assert matching(pattern)
+    assert set(matching(pattern)).isdisjoint(SCENARIOS)
+
+
+@pytest.mark.parametrize("pattern", [e.match for e in MATRIX.exclude if e.kind == "impossible"])
+def test_what_is_impossible_is_refused(pattern: str) -> None:
+    for name in matching(pattern):
+        assert contradictions(example(name), RunRequest(scenario=name)), name
+
+
+@pytest.mark.parametrize("pattern", [e.match for e in MATRIX.exclude if e.kind == "covered"])
+def test_what_is_covered_is_possible_and_its_cover_exists(pattern: str) -> None:
+    [exclusion] = [e for e in MATRIX.exclude if e.match == pattern]
+    assert exclusion.by in SCENARIOS
+    for name in matching(pattern):
+        assert not contradictions(example(name), RunRequest(scenario=name)), name
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_name_says_what_the_scenario_does(name: str) -> None:
+    _, scenario = load_scenario(name)
+    assert canonical_name(scenario) == name
+    assert contradictions(scenario, RunRequest(scenario=name)) == []
+
+
+def test_a_wrong_name_is_noticed() -> None:
+    assert canonical_name(example("net-vp_vdpa-vhost_vdpa-loopback")) == "net-vp_vdpa-vhost_vdpa-iperf3"
+
+
+def test_the_axes_are_those_of_the_model() -> None:
+    axes = MATRIX.dimensions
+    assert set(axes.device_class) == set(DeviceClass)
+    assert set(axes.attach) == set(AttachMode)
+    assert set(axes.exercise) == set(get_args(Exercise))
+    models = {get_args(m.model_fields["provider"].annotation)[0] for m in (VdpaSim, VpVdpa)}
+    assert set(axes.provider) == models
+
+
+@pytest.mark.parametrize(
+    ("exclude", "problem"),
+    [
+        ({"match": "x", "kind": "covered", "reason": "long enough"}, "`by` names the scenario"),
+        ({"match": "x", "kind": "impossible", "by": "y", "reason": "long enough"}, "`by` names the scenario"),
+        ({"match": "x", "kind": "boring", "reason": "long enough"}, "'impossible' or 'covered'"),
+        ({"match": "x", "kind": "impossible", "reason": "no"}, "at least 10 characters"),
+    ],
+)
+def test_a_broken_exclusion_is_refused(exclude: dict[str, str], problem: str) -> None:
+    dimensions = MATRIX.dimensions.model_dump(by_alias=True)
+    with pytest.raises(InputError, match=problem):
+        validate(Matrix, {"dimensions": dimensions, "exclude": [exclude]}, str(Path("matrix.toml")))
