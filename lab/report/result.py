@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,18 @@ def document(job_dir: Path, results: Sequence[RunResult]) -> dict[str, Any]:
 def dumps(data: object) -> str:
     """JSON text as the lab writes it to files."""
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_result(run_dir: Path, result: RunResult) -> None:
+    """Write a run's ``result.json`` atomically."""
+    write_text(run_dir / RESULT, dumps(to_dict(result)))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def read(path: Path) -> RunResult:
