@@ -87,6 +87,27 @@ class Check:
     machine: str | None = None
     proof: bool = False
 
+    @classmethod
+    def judged(
+        cls,
+        name: str,
+        good: bool,
+        seen: str,
+        expected: str,
+        *,
+        level: Level,
+        machine: str | None = None,
+        proof: bool = False,
+    ) -> Check:
+        """PASS when ``good``, else FAIL at ``level``."""
+        verdict = Verdict.PASS if good else Verdict.FAIL
+        return cls(name, verdict, seen, expected, None if good else level, machine, proof)
+
+    @classmethod
+    def unproven(cls, name: str, seen: str, expected: str, *, machine: str | None = None, proof: bool = False) -> Check:
+        """ERROR of the lab: it could not look; ``seen`` says why."""
+        return cls(name, Verdict.ERROR, seen, expected, Level.LAB, machine, proof)
+
 
 @dataclass(frozen=True)
 class Metric:
