@@ -36,18 +36,24 @@ def alive(job: Path) -> bool:
     return any(owner_alive(run) for run in job.iterdir() if run.is_dir())
 
 
-def prune(root: Path, *, keep_days: float, keep_bytes: int) -> list[Path]:
-    """Remove finished jobs older than ``keep_days``, then the oldest until ``keep_bytes`` hold the rest."""
+def outdated(root: Path, *, keep_days: float, keep_bytes: int) -> list[Path]:
+    """Finished jobs older than ``keep_days``, then the oldest until ``keep_bytes`` hold the rest."""
     finished = [job for job in jobs(root) if not alive(job)]
     limit = time.time() - keep_days * 86400
-    doomed = [job for job in finished if job.stat().st_mtime < limit]
-    rest = [job for job in finished if job not in doomed]
-    total = sum(size(job) for job in rest)
-    for job in rest:
+    old = [job for job in finished if job.stat().st_mtime < limit]
+    rest = {job: size(job) for job in finished if job not in old}
+    total = sum(rest.values())
+    for job, taken in rest.items():
         if total <= keep_bytes:
             break
-        total -= size(job)
-        doomed.append(job)
+        total -= taken
+        old.append(job)
+    return old
+
+
+def prune(root: Path, *, keep_days: float, keep_bytes: int) -> list[Path]:
+    """Remove what is :func:`outdated`, and return it."""
+    doomed = outdated(root, keep_days=keep_days, keep_bytes=keep_bytes)
     for job in doomed:
         shutil.rmtree(job, ignore_errors=True)
     return doomed

@@ -18,11 +18,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lab.model import Completed
+from lab.wait import Deadline, wait_until
 
 OWNER_LOCK = "owner.lock"
+
+# Who looks whether a run lives holds its lock for a moment (disowned).
+_OWN_S = 10.0
 
 
 class Record:
@@ -38,7 +42,7 @@ class Record:
         self._commands: dict[str, int] = {}
         self._events = (path / "events.jsonl").open("a", encoding="utf-8")
         self._owner = (path / OWNER_LOCK).open("w")
-        fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        wait_until(lambda: _locked(self._owner), Deadline(_OWN_S), f"the lock of {path}, which another lab holds")
         self.event("begin", wall=time.time(), pid=os.getpid())
 
     def close(self) -> None:
@@ -99,11 +103,27 @@ class Record:
 
 def owner_alive(run_dir: Path) -> bool:
     """Whether the lab that writes ``run_dir`` still runs: it holds a lock that the kernel drops when it dies."""
+    with disowned(run_dir) as dead:
+        return not dead
+
+
+@contextlib.contextmanager
+def disowned(run_dir: Path) -> Iterator[bool]:
+    """Whether no lab writes ``run_dir``; when so, none can become its owner while the block lasts."""
+    with contextlib.ExitStack() as stack:
+        try:
+            dead = _locked(stack.enter_context((run_dir / OWNER_LOCK).open("r+")))
+        except FileNotFoundError:
+            dead = True
+        except OSError:  # somebody else's
+            dead = False
+        yield dead
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock of an open file, unless somebody has it."""
     try:
-        with (run_dir / OWNER_LOCK).open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    except OSError:
         return False
-    return False
+    return True
