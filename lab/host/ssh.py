@@ -99,9 +99,20 @@ class SshHost(Host):
         return Completed(tuple(argv), status, out, err, time.monotonic() - begin)
 
     def _start(self, argv: Sequence[str]) -> Stream:
+        return _SshStream(self.open_command(argv))
+
+    def open_command(self, argv: Sequence[str]) -> paramiko.Channel:
+        """A channel with a running command, which is not recorded."""
         channel = self._session()
         channel.exec_command(shlex.join(argv))
-        return _SshStream(channel)
+        return channel
+
+    def open_terminal(self, term: str, columns: int, lines: int) -> paramiko.Channel:
+        """A channel with a login shell on a terminal of its own."""
+        channel = self._session()
+        channel.get_pty(term, columns, lines)
+        channel.invoke_shell()
+        return channel
 
     def close(self) -> None:
         """Close the transport."""
