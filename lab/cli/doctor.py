@@ -18,7 +18,7 @@ from lab import proc
 from lab.artifacts.mirror import OVERRIDE, machine_mirror
 from lab.artifacts.store import cache_root
 from lab.cli.exit import ExitStatus
-from lab.errors import HostError, InputError, LabError
+from lab.errors import InputError, LabError
 
 ANSIBLE = Path(__file__).parents[2] / "ansible"
 SETUP = "vdpalab setup"
@@ -31,6 +31,7 @@ _RAM_GIB = 7
 SUBIDS = 65536
 
 _GIB = 1 << 30
+_PROBE_S = 10.0
 _ETC = Path("/etc")
 
 
@@ -107,16 +108,16 @@ def _subids() -> Need:
 
 
 def _namespaces() -> Need:
-    """Whether mmdebstrap can do its work: as root a mount namespace, else a user namespace with mapped ids."""
+    """Whether mmdebstrap can do its work: as root in a mount namespace, else in a user namespace too."""
     if os.geteuid() == 0:
         argv = ["unshare", "--mount", "--propagation", "unchanged", "true"]
         fix = "run the lab where root has CAP_SYS_ADMIN: not in an unprivileged container"
     else:
-        argv = ["unshare", "--user", "--map-auto", "--map-root-user", "--mount", "true"]
+        argv = ["unshare", "--user", "--map-root-user", "--mount", "true"]
         fix = "vdpalab setup; then sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000"
     try:
-        tried = proc.run(argv, check=False)
-    except HostError as error:
+        tried = proc.run(argv, check=False, timeout_s=_PROBE_S)
+    except LabError as error:
         return Need("namespaces", ok=False, seen=error.message, fix=SETUP)
     seen = "usable" if tried.returncode == 0 else tried.stderr.decode(errors="replace").strip()
     return Need("namespaces", tried.returncode == 0, f"{argv[1]}: {seen}", fix)
