@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import FrameType
 from lab.config.request import RunRequest
 from lab.errors import Interrupted
 from lab.model import RunResult
+from lab.proc import RUN_MARK
 from lab.report.result import write_result
 from lab.report.rundir import REQUEST, error_result, last_step
 
@@ -20,6 +22,8 @@ def run_one(request: RunRequest, run_dir: Path) -> RunResult:
     from lab.scenarios.run import execute
 
     run_dir.mkdir(parents=True, exist_ok=True)
+    # Builds too, not only machines: when this process is killed, what it started is found by the mark.
+    os.environ[RUN_MARK] = str(run_dir)
     (run_dir / REQUEST).write_text(request.model_dump_json(indent=1) + "\n", encoding="utf-8")
     try:
         return execute(request, run_dir)

@@ -7,6 +7,7 @@ process), and gets none.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,13 @@ from lab.config.request import RunRequest
 from lab.evidence.jobs import new_job, run_dirs
 from lab.jobs.body import interrupt_once, run_one
 from lab.jobs.parent import follow_parent
+from lab.report.job import JOB, write_reports
+from lab.report.result import dumps
 
 KIND = "vdpalab-scenario"
+
+# In avocado's directory of a test: a link to the run directory.
+RUN_LINK = "run"
 
 
 class ScenarioRunner(BaseRunner):  # type: ignore[misc]  # avocado has no types
@@ -38,6 +44,8 @@ class ScenarioRunner(BaseRunner):  # type: ignore[misc]  # avocado has no types
         run_dir = _run_dir(runnable, request)
         yield messages.LogMessage.get(f"evidence: {run_dir}")
         result = run_one(request, run_dir)
+        if not runnable.kwargs.get("run_dir"):
+            write_reports(run_dir.parent)
         yield messages.FinishedMessage.get(result.verdict.lower(), result.reason)
 
 
@@ -74,9 +82,11 @@ def _run_dir(runnable: Any, request: RunRequest) -> Path:
     """Where the run writes. Under `avocado run` a job of our own: avocado's paths are too long for UNIX sockets."""
     if path := runnable.kwargs.get("run_dir"):
         return Path(path)
-    run_dir = run_dirs(new_job(cache_root() / "jobs"), [Path(request.scenario).stem])[0][1]
+    job = new_job(cache_root() / "jobs")
+    (job / JOB).write_text(dumps({"command": f"avocado run {runnable.uri}", "began": time.time()}))
+    run_dir = run_dirs(job, [Path(request.scenario).stem])[0][1]
     if runnable.output_dir:
-        (Path(runnable.output_dir) / "run").symlink_to(run_dir)
+        (Path(runnable.output_dir) / RUN_LINK).symlink_to(run_dir)
     return run_dir
 
 

@@ -21,6 +21,7 @@ from avocado.plugins.spawners.process import ProcessSpawner
 from lab import proc
 from lab.jobs.admission import Budget, Gate, Weight, machine_budget
 from lab.jobs.parent import PARENT
+from lab.jobs.runner import RUN_LINK
 from lab.model import Verdict
 from lab.report.rundir import RUNNER, RUNNER_LOG, result_of
 
@@ -153,6 +154,8 @@ async def _ended(process: proc.Process) -> None:
 
 
 def _write_runner(folder: Path, process: proc.Process) -> None:
+    # Under `avocado run` the runner chose the run directory itself.
+    folder = (folder / RUN_LINK).resolve() if (folder / RUN_LINK).is_symlink() else folder
     (folder / RUNNER).write_text(json.dumps({"pid": process.pid, "returncode": process.poll()}) + "\n")
 
 
@@ -168,4 +171,5 @@ def _report_vanished(task: Any, status: int) -> None:
 
 
 def _bad(folder: Path) -> bool:
+    """Whether the run in this directory is a FAIL or an ERROR."""
     return result_of(folder).verdict in (Verdict.FAIL, Verdict.ERROR)

@@ -93,7 +93,9 @@ def error_result(run_dir: Path, reason: str) -> RunResult:
 
 
 def scenario_name(run_dir: Path) -> str:
-    """The scenario's name, from the directory's (lab.evidence.jobs.run_dirs)."""
+    """The scenario's name, from the request; without one from the directory's name (lab.evidence.jobs.run_dirs)."""
+    if request := read_request(run_dir, []):
+        return Path(request.scenario).stem if request.scenario.endswith(".toml") else request.scenario
     number, _, name = run_dir.name.partition("-")
     return name if number.isdigit() and name else run_dir.name
 

@@ -1,12 +1,14 @@
 """Replaces lab.scenarios.run in every Python that has this folder in PYTHONPATH: a run that does what it is told.
 
-The request's overrides are a script: ``step:NAME``, ``wait:SECONDS``, ``verdict:V``, ``kept``, ``kill``, ``raise``,
-``undo:SECONDS`` (the teardown takes so long, and leaves the file ``undone``).
+The environment variable STANDIN is JSON: scenario -> list of words. The words: ``step:NAME``, ``progress:TEXT``,
+``wait:SECONDS``, ``verdict:V``, ``kept``, ``kill``, ``raise:TEXT``, ``undo:SECONDS`` (the teardown takes so long, and
+leaves the file ``undone``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -28,7 +30,8 @@ def execute(request: RunRequest, run_dir: Path) -> RunResult:
     from lab.report.rundir import scenario_name
 
     record = Record(run_dir)
-    script = [word.partition(":")[::2] for word in request.overrides]
+    words = json.loads(os.environ.get("STANDIN", "{}")).get(scenario_name(run_dir), [])
+    script = [word.partition(":")[::2] for word in words]
     undo_s = next((float(value) for name, value in script if name == "undo"), 0.0)
     verdict, error = "PASS", ""
     try:
