@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lab.artifacts import bundle, cpio, elf
+from lab.artifacts import bundle, cpio, elf, tools
 from lab.artifacts.hostimage import IMAGES, HostImage, image_inputs
 from lab.artifacts.progress import Progress
 from lab.artifacts.squashfs import squash
@@ -23,6 +23,8 @@ from lab.errors import BuildError
 from lab.proc import run
 
 _REVISION = "1"
+
+_TOOLS = {"debugfs": "e2fsprogs", "mksquashfs": "squashfs-tools"}
 
 _BUSYBOX = "/usr/bin/busybox"
 # The first directory in which ld.so looks.
@@ -60,6 +62,7 @@ class GuestImage:
 def guest_image(store: Store, host: HostImage) -> GuestImage:
     """The L2 image, built if needed from what is in the host image. Raises BuildError."""
     recipe = validate(GuestRecipe, read_toml(IMAGES / "guest" / "image.toml"), "images/guest/image.toml")
+    tools.require(_TOOLS, "the guest image")
     inputs = {"host image": host.artifact.key, "revision": _REVISION, **image_inputs("guest")}
     artifact = store.get(Recipe("guest-image", inputs, lambda out, progress: _build(out, progress, recipe, host.path)))
     return GuestImage(artifact.path / "guest.cpio", artifact.path / "guest.squashfs", artifact)
@@ -92,7 +95,7 @@ def _extract(image: Path, tree: Path, paths: list[str], progress: Progress) -> N
     for path in paths:
         folder = tree / Path(path).parent.relative_to("/")
         folder.mkdir(parents=True, exist_ok=True)
-        progress.run(["debugfs", "-R", f"rdump {path} {folder}", str(image)], what="debugfs")
+        progress.run(["debugfs", "-R", f"rdump {path} {folder}", str(image)], what="debugfs", env=tools.ENV)
         if not (tree / path.lstrip("/")).exists():
             raise BuildError(f"the host image has no {path}")
 
@@ -113,7 +116,7 @@ def nodes(tree: Path, recipe: GuestRecipe) -> list[cpio.Node]:
     programs = [tree / program.lstrip("/") for program in recipe.programs]
     libraries = {name: path for program in programs for name, path in bundle.libraries(program, root=tree).items()}
     busybox = tree / _BUSYBOX.lstrip("/")
-    taken = {program.name for program in programs}
+    taken = {program.name for program in programs} | {"sh"}
     applets = [name for name in run([str(busybox), "--list"]).text.splitlines() if name not in taken]
     return [
         *[cpio.directory(folder) for folder in _FOLDERS],
@@ -130,4 +133,5 @@ def nodes(tree: Path, recipe: GuestRecipe) -> list[cpio.Node]:
         *[cpio.file(f"{_LIBRARIES}/{name}", path.read_bytes()) for name, path in sorted(libraries.items())],
         *[cpio.file(f"bin/{path.name}", path.read_bytes(), 0o755) for path in [busybox, *programs]],
         *[cpio.link(f"bin/{name}", "busybox") for name in applets if name != "busybox"],
+        cpio.link("bin/sh", "dash"),
     ]
