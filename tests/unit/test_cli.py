@@ -12,7 +12,8 @@ import pytest
 
 import lab.cli
 from lab import proc
-from lab.cli import VERBS, cli, main
+from lab.cli import main
+from lab.cli.group import VERBS, cli
 from lab.model import Completed
 
 CLI = [sys.executable, "-P", "-m", "lab.cli"]
@@ -43,8 +44,9 @@ def test_help_lists_the_verbs_that_exist(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_help_imports_no_verb() -> None:
-    code = "import sys, lab.cli; lab.cli.main(['--help']); print([m for m in sys.modules if m.startswith('lab.cli.')])"
-    assert proc.run([sys.executable, "-P", "-c", code]).text.splitlines()[-1] == "['lab.cli.exit']"
+    modules = "sorted(m for m in sys.modules if m.startswith('lab.cli.'))"
+    code = f"import sys, lab.cli; lab.cli.main(['--help']); print({modules})"
+    assert proc.run([sys.executable, "-P", "-c", code]).text.splitlines()[-1] == "['lab.cli.exit', 'lab.cli.group']"
 
 
 @pytest.mark.parametrize("verb", offered())
@@ -95,7 +97,7 @@ def test_sigterm_becomes_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
         signal.pause()
         return 0
 
-    monkeypatch.setattr("lab.cli._invoke", verb)
+    monkeypatch.setattr("lab.cli.group._invoke", verb)
     assert main([]) == 130
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import proc
+from lab.artifacts import guestimage, hostimage, kernelbuild
 from lab.cli import doctor, main
 from lab.cli.doctor import Need
 from lab.errors import CommandError, InputError, LabError
@@ -20,6 +21,13 @@ def test_package_list_comes_from_the_role() -> None:
     packages = doctor.needed_packages()
     assert {"flex", "mmdebstrap", "shellcheck"} <= set(packages)
     assert len(packages) == len(set(packages))
+
+
+def test_role_installs_every_package_that_a_builder_asks_for() -> None:
+    tables = [kernelbuild._PACK, kernelbuild._COMPILE, hostimage._TOOLS, guestimage._TOOLS]
+    asked = {package for table in tables for package in table.values()}
+    essential = {"tar", "util-linux"}
+    assert asked - essential - set(doctor.needed_packages()) == set()
 
 
 def fake_dpkg(monkeypatch: pytest.MonkeyPatch, answer: str, status: int = 0) -> None:
