@@ -143,14 +143,26 @@ class Store:
         for folder in self._folders(None):
             if read_entry(folder) is None:
                 self._remove(folder)
-        self._clean_dead_builds()
+        self.clean_dead_builds()
         return removed
+
+    def clean_dead_builds(self, *, but: Recipe | None = None, dry_run: bool = False) -> list[Path]:
+        """Remove what killed builders left, directories in ``tmp`` whose lock nobody holds; return them."""
+        dead = []
+        for folder in sorted((self.root / "tmp").glob("*@*")):
+            if but and folder.name == _label(but):
+                continue
+            with contextlib.suppress(Timeout), self._lock(folder.name).acquire(timeout=0):
+                dead.append(folder)
+                if not dry_run:
+                    shutil.rmtree(folder, ignore_errors=True)
+        return dead
 
     # One build
 
     def _build(self, recipe: Recipe, why: str) -> None:
         self._report(f"{recipe.name}: building, because {why}")
-        self._clean_dead_builds(but=recipe)
+        self.clean_dead_builds(but=recipe)
         work = self.root / "tmp" / _label(recipe)
         shutil.rmtree(work, ignore_errors=True)
         log = self.root / "logs" / f"{_label(recipe)}.log"
@@ -193,14 +205,6 @@ class Store:
         else:
             hint = getattr(error, "hint", "")
         return BuildError(f"{recipe.name}: {text}", hint=hint, log=log if log and log.exists() else None)
-
-    def _clean_dead_builds(self, but: Recipe | None = None) -> None:
-        """Remove what killed builders left: directories in ``tmp`` whose lock nobody holds."""
-        for folder in (self.root / "tmp").glob("*@*"):
-            if but and folder.name == _label(but):
-                continue
-            with contextlib.suppress(Timeout), self._lock(folder.name).acquire(timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
 
     # State of entries
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from lab.evidence.record import owner_alive
 
+# A job without results that has not changed for so long was killed.
+_SETTLED_S = 3600.0
+
 
 def new_job(root: Path) -> Path:
     """Make a job directory below ``root``, named by date so that they sort; a random tail keeps two jobs apart."""
@@ -38,7 +41,7 @@ def alive(job: Path) -> bool:
 
 def outdated(root: Path, *, keep_days: float, keep_bytes: int) -> list[Path]:
     """Finished jobs older than ``keep_days``, then the oldest until ``keep_bytes`` hold the rest."""
-    finished = [job for job in jobs(root) if not alive(job)]
+    finished = [job for job in jobs(root) if not alive(job) and not _between_runs(job)]
     limit = time.time() - keep_days * 86400
     old = [job for job in finished if job.stat().st_mtime < limit]
     rest = {job: size(job) for job in finished if job not in old}
@@ -49,6 +52,11 @@ def outdated(root: Path, *, keep_days: float, keep_bytes: int) -> list[Path]:
         total -= taken
         old.append(job)
     return old
+
+
+def _between_runs(job: Path) -> bool:
+    """Whether a job may be about to start its next run: it changed lately and has no results yet."""
+    return not (job / "results.json").exists() and time.time() - job.stat().st_mtime < _SETTLED_S
 
 
 def prune(root: Path, *, keep_days: float, keep_bytes: int) -> list[Path]:

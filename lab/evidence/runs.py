@@ -22,7 +22,7 @@ def runs_of(job: Path) -> list[Path]:
 
 
 def find_run(root: Path, where: str = LATEST, *, alive: bool = False) -> Path:
-    """The run that ``where`` means: a run directory, a job (directory, or its name below ``root``), or ``latest``.
+    """The run that ``where`` means: a run directory, a job (directory, or the begin of its name), or ``latest``.
 
     Of several it is the newest one, and the newest one that is up if any is. Raises InputError when there is none,
     and with ``alive`` when it is no longer up.
@@ -40,9 +40,10 @@ def _candidates(root: Path, where: str) -> list[Path]:
         found = runs(root)
         problem = f"there is no run in {root}"
     else:
-        path = Path(where) if Path(where).is_dir() else root / where
-        found = [path] if (path / OWNER_LOCK).exists() else runs_of(path)
-        problem = f"{where} is neither a run nor a job"
+        path = Path(where)
+        named = [job for job in jobs(root) if job.name.startswith(where)]
+        found = [path] if (path / OWNER_LOCK).exists() else [run for job in (named or [path]) for run in runs_of(job)]
+        problem = f"{where} is neither a run nor a job that has begun"
     if not found:
         raise InputError([problem], hint="vdpalab run SCENARIO")
     return [run.resolve() for run in found]

@@ -24,6 +24,7 @@ def root(tmp_path: Path) -> Path:
         job = root / name
         Record(job / "001-net").close()
         (job / "001-net" / "console.log").write_bytes(b"x" * MIB)
+        (job / "results.json").touch()
         then = time.time() - days * DAY
         os.utime(job, (then, then))
     return root
@@ -55,6 +56,11 @@ def test_looking_removes_nothing(root: Path) -> None:
 def test_a_job_that_is_running_stays(root: Path) -> None:
     with contextlib.closing(Record(root / "20260101-000000-aaaa" / "001-net")):
         assert pruned(root, 0, 0) == ["bbbb", "cccc"]
+
+
+def test_a_job_between_two_runs_stays(root: Path) -> None:
+    (root / "20260110-000000-cccc" / "results.json").unlink()
+    assert pruned(root, 0, 0) == ["aaaa", "bbbb"]
 
 
 def test_sparse_files_count_what_they_take(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_latest_is_the_newest_and_rather_one_that_is_up(root: Path) -> None:
 def test_a_run_or_a_job_can_be_named(root: Path, up: Path) -> None:
     assert find_run(root, str(root / NEW / "001-net")) == root / NEW / "001-net"
     assert find_run(root, str(root / NEW)) == root / NEW / "002-blk"
-    assert find_run(root, NEW) == root / NEW / "002-blk"
+    assert find_run(root, NEW) == find_run(root, "20260102") == root / NEW / "002-blk"
     assert find_run(root, OLD, alive=True) == up
 
 
