@@ -119,10 +119,10 @@ class Apt:
 
     def _refresh(self, suite: str, *, only_if_new: bool = False) -> None:
         """Fetch the suite's index files; ``only_if_new``: those that are there will do."""
-        self._configure(suite)
-        if only_if_new and any((self.root / suite / "lists").glob("*Release")):
-            return
         try:
+            self._configure(suite)
+            if only_if_new and any((self.root / suite / "lists").glob("*Release")):
+                return
             self._apt(suite, ["apt-get", "update", "--error-on=any"])
         except CommandError as error:
             hint = "apt-get update must work on this machine; for NO_PUBKEY, upgrade debian-archive-keyring"
@@ -155,6 +155,9 @@ def _settings(top: Path, suite: str) -> list[str]:
         "Dir::State::lists": top / "lists",
         "Dir::State::status": top / "status",
         "Dir::Cache": top,
+        # Without its binary caches apt answers a second later, and leaves 100 MB less per suite.
+        "Dir::Cache::pkgcache": "",
+        "Dir::Cache::srcpkgcache": "",
         "Dir::Etc::SourceList": top / "sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
         "Dir::Etc::Parts": "/dev/null",
@@ -168,6 +171,7 @@ def _settings(top: Path, suite: str) -> list[str]:
         # The index files lie in the user's cache, which apt's own user cannot enter when root runs this.
         "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",
         "Acquire::Languages": "none",
+        "Acquire::GzipIndexes": "true",
     }
     return [f'{name} "{value}";' for name, value in settings.items()]
 

@@ -1,6 +1,7 @@
-"""What a kernel image tells about itself: its release, its ELF inside a bzImage, whether it boots through PVH.
+"""What a kernel image tells about itself: its release, its ELF inside a bzImage, its configuration, PVH.
 
-Sources: Documentation/arch/x86/boot.rst (real-mode header, payload), include/xen/interface/elfnote.h (PVH entry).
+Sources: Documentation/arch/x86/boot.rst (real-mode header, payload), include/xen/interface/elfnote.h (PVH entry),
+kernel/configs.c (IKCONFIG).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from lab.errors import BuildError
 from lab.proc import run
 
 _ELF = b"\x7fELF"
+_IKCONFIG = (b"IKCFG_ST", b"IKCFG_ED")
 _XEN_NOTE = b"Xen\0"
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
 
@@ -48,6 +50,15 @@ def elf_of(image: bytes) -> bytes:
             if elf.startswith(_ELF):
                 return elf
     raise BuildError(f"cannot unpack the kernel image: its payload begins with {payload[:6].hex()}")
+
+
+def config(elf: bytes) -> str:
+    """The .config in an ELF kernel that was built with IKCONFIG; empty when there is none."""
+    begin = elf.find(_IKCONFIG[0] + b"\x1f\x8b")
+    end = elf.find(_IKCONFIG[1], begin)
+    if begin < 0 or end < 0:
+        return ""
+    return gzip.decompress(elf[begin + len(_IKCONFIG[0]) : end]).decode(errors="replace")
 
 
 def boots_through_pvh(elf: bytes) -> bool:

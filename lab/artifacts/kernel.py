@@ -6,6 +6,7 @@ Files of the artifact::
     vmlinux          ELF that boots through PVH, with symbols for gdb
     config version   its .config (when known) and its release
     kernel.squashfs  uncompressed, mounted read-only in L1: lib/modules/RELEASE, boot/vmlinux
+    devel.tar.zst    what compiling single modules needs (lab.artifacts.modules); none for a prebuilt kernel
 """
 
 from __future__ import annotations
@@ -26,9 +27,6 @@ from lab.config.strict import Strict, read_toml, validate
 from lab.errors import InputError
 
 IMAGES = Path(__file__).resolve().parents[2] / "images" / "kernel"
-
-# Part of every key. To be raised when kernelbuild makes other bytes of the same inputs.
-_RECIPE = "1"
 
 
 class KernelConfig(Strict):
@@ -94,7 +92,7 @@ def kernel_recipe(store: Store, request: KernelRequest, *, update: bool = False,
     """How the kernel asked for is made. Raises InputError with all problems, BuildError for missing tools."""
     _check(request)
     if request.image:
-        return prebuilt_recipe(request.image, request.modules, _RECIPE)
+        return prebuilt_recipe(request.image, request.modules)
     layer = _overlay(request)
     fragments = {path.stem: kconfig.read_fragments([path]) for path in _fragments(request, layer)}
     series = patches.read_patches(request.patches)
@@ -105,7 +103,6 @@ def kernel_recipe(store: Store, request: KernelRequest, *, update: bool = False,
         **layer.inputs,
         **{f"patch {number} {patch.name}": _digest(patch.data) for number, patch in enumerate(series, start=1)},
         **kernelbuild.toolchain(),
-        "recipe": _RECIPE,
     }
 
     def build(into: Path, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.artifacts import bootimage, kconfig
-from lab.artifacts.store import Progress, cache_root
+from lab.artifacts.store import Progress, cache_root, file_digest
 from lab.errors import BuildError
 from lab.proc import run
 
@@ -40,17 +40,18 @@ _VERSIONED = {"gcc": "--version", "ld": "--version", "mksquashfs": "-version"}
 
 
 def toolchain(*, building: bool = True) -> dict[str, str]:
-    """Versions of the programs that decide the bytes, by name. Raises BuildError naming every missing package."""
+    """What decides the bytes besides the source: this recipe, and versions of programs. Part of every key.
+
+    Raises BuildError naming every missing package.
+    """
     tools = {**_PACK, **(_COMPILE if building else {})}
     missing = sorted(package for tool, package in tools.items() if not shutil.which(tool, path=_PATH))
     if missing:
         raise BuildError(f"building a kernel needs the packages {' '.join(missing)}", hint="vdpalab setup")
     # The status is not looked at: mksquashfs -version ends with 1 in some releases.
-    return {
-        tool: run([tool, option], check=False).text.splitlines()[0]
-        for tool, option in _VERSIONED.items()
-        if tool in tools
-    }
+    versions = {tool: run([tool, option], check=False).text for tool, option in _VERSIONED.items() if tool in tools}
+    recipe = file_digest(Path(__file__))[:16]
+    return {"recipe": recipe, **{tool: text.splitlines()[0] for tool, text in versions.items()}}
 
 
 def configure(source: Path, options: Sequence[kconfig.Option], progress: Progress) -> None:
@@ -78,14 +79,24 @@ def install(source: Path, into: Path, progress: Progress) -> None:
     shutil.copy2(source / "arch" / "x86" / "boot" / "bzImage", into / "bzImage")
     shutil.copy2(source / ".config", into / "config")
     (into / "version").write_text(f"{release}\n")
-    argv = ["objcopy", "--strip-debug", str(source / "vmlinux"), str(into / "vmlinux")]
-    progress.run(argv, what="taking debug information out of vmlinux")
+    strip_debug(source / "vmlinux", into / "vmlinux", progress)
     if not bootimage.boots_through_pvh((into / "vmlinux").read_bytes()):
         raise BuildError("vmlinux has no PVH entry although CONFIG_PVH is set")
     stage = progress.scratch / "stage"
     argv = [f"INSTALL_MOD_PATH={stage}", "INSTALL_MOD_STRIP=1", f"DEPMOD={shutil.which('depmod', path=_PATH)}"]
     make(source, ["-s", *argv, "modules_install"], progress, what="installing modules")
     pack_disk(stage, release, into / "vmlinux", into / "kernel.squashfs", progress)
+    pack_devel(source, into / "devel.tar.zst", progress)
+
+
+def pack_devel(source: Path, tar: Path, progress: Progress) -> None:
+    """Pack what ``make M=`` needs of a built tree, so that one changed module is compiled in a second."""
+    needed = [".config", "Makefile", "Module.symvers", "scripts", "include", "tools/objtool/objtool"]
+    needed += [f"arch/x86/{name}" for name in ("Makefile", "Makefile_32.cpu", "include")]
+    left_out = ["*.o", "*.cmd", "include/config/[A-Z]*", "scripts/kconfig", "scripts/dtc", "scripts/gcc-plugins"]
+    excludes = [f"--exclude={pattern}" for pattern in left_out]
+    argv = ["tar", "--zstd", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"]
+    progress.run([*argv, "-cf", str(tar), "-C", str(source), *excludes, *needed], what="packing what modules need")
 
 
 def pack_disk(stage: Path, release: str, vmlinux: Path, disk: Path, progress: Progress) -> None:
@@ -110,6 +121,11 @@ def pack_disk(stage: Path, release: str, vmlinux: Path, disk: Path, progress: Pr
         "-noappend",
     ]
     progress.run(argv, env=_REPRODUCIBLE, what="packing kernel.squashfs")
+
+
+def strip_debug(elf: Path, into: Path, progress: Progress) -> None:
+    """Copy an ELF file without debug information; symbols and build id stay."""
+    progress.run(["objcopy", "--strip-debug", str(elf), str(into)], what=f"copying {elf.name}")
 
 
 def make(source: Path, arguments: Sequence[str], progress: Progress, *, what: str) -> None:

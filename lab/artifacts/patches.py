@@ -55,7 +55,8 @@ def read_patches(paths: Sequence[Path]) -> list[Patch]:
 def apply(patches: Iterable[Patch], tree: Path) -> None:
     """Apply patches to a tree in order. Raises BuildError naming patch, file and each hunk that does not apply."""
     for patch in patches:
-        argv = ["patch", f"-p{patch.strip}", "--forward", "--batch", "--no-backup-if-mismatch"]
+        # No fuzz: a hunk in the wrong place is worse than one that is refused.
+        argv = ["patch", f"-p{patch.strip}", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch"]
         done = run(argv, cwd=tree, input=patch.data, check=False, env={"LC_ALL": "C"})
         if done.returncode != 0:
             text = done.text + done.stderr.decode(errors="replace")

@@ -57,7 +57,8 @@ class Progress:
         if _ERROR.search(text):
             self._errors.append(text)
         if time.monotonic() - self._reported >= _REPORT_EVERY_S:
-            self._say(f"{self._doing}: {self._count()}: {' '.join(text.split())[:80]}")
+            elapsed = time.monotonic() - self._begin
+            self._say(f"{self._doing}: {self._count()}, {elapsed:.0f} s: {' '.join(text.split())[:80]}")
 
     def run(
         self, argv: Sequence[str], *, what: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -80,4 +81,4 @@ class Progress:
 
     def _say(self, text: str) -> None:
         self._reported = time.monotonic()
-        self._report(f"{self.name}: [{self._reported - self._begin:.0f} s] {text}")
+        self._report(f"{self.name}: {text}")

@@ -1,4 +1,4 @@
-"""``vdpalab kernel``: build kernels, and show what they are configured with."""
+"""``vdpalab kernel``: build kernels and single modules, and show what they are configured with."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def command() -> None:
       vdpalab kernel build                              the default kernel
       vdpalab kernel build --kernel debug               with KASAN, lockdep, kmemleak
       vdpalab kernel build --kernel-tree ~/linux --kernel-ref v6.18 --patch 0001-fix.patch
+      vdpalab kernel module ~/linux/drivers/vdpa/vdpa_sim   one module for the default kernel
       vdpalab kernel config --kernel debug              the options it asks for
     """
 
@@ -79,6 +80,28 @@ def build(update: bool, as_json: bool, **words: Any) -> None:
         click.echo(json.dumps({"release": built.release, "key": built.key, "built": built.artifact.built, **files}))
     else:
         click.echo(f"Linux {built.release} in {built.artifact.path}")
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@_source_options
+def module(folder: Path, **words: Any) -> None:
+    """Compile the modules in FOLDER for a kernel, without building the kernel anew, and print where they are.
+
+    \b
+    Example:
+      vdpalab kernel module ~/linux/drivers/vdpa/vdpa_sim
+    """
+    from lab.artifacts.kernel import kernel
+    from lab.artifacts.modules import build_modules
+    from lab.artifacts.store import Store
+    from lab.cli.progress import progress
+
+    with progress() as report:
+        store = Store(report=report)
+        built = build_modules(store, kernel(store, _request(**words)), folder)
+    for path in sorted(built.path.glob("*.ko")):
+        click.echo(path)
 
 
 @command.command()

@@ -280,9 +280,9 @@ def test_progress_counts_against_the_last_build(store: Store, said: list[str], m
         (into / "file").write_text("x")
 
     store.get(recipe(build=build, a="1"))
-    assert any("compiling: 4 lines: CC 4.o" in line for line in said)
+    assert any("compiling: 4 lines, 0 s: CC 4.o" in line for line in said)
     store.get(recipe(build=build, a="2"))
-    assert any("compiling: 2 of about 4 lines (50 %): CC 2.o" in line for line in said)
+    assert any("compiling: 2 of about 4 lines (50 %), 0 s: CC 2.o" in line for line in said)
 
 
 def test_cache_root(monkeypatch: pytest.MonkeyPatch) -> None:

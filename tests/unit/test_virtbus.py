@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.artifacts.virtbus import overlay
+from lab.errors import BuildError, InputError
+
+DIFF = "--- a/Kconfig\n+++ b/Kconfig\n@@ -1 +1,2 @@\n one\n+two\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    top = tmp_path / "virtbus"
+    (top / "tree" / "drivers").mkdir(parents=True)
+    (top / "tree" / "drivers" / "bus.c").write_text("bus")
+    (top / "0001-hook.patch").write_text(DIFF)
+    (top / "virtbus.config").write_text("CONFIG_VIRTUAL_BUS=m\n")
+    return top
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    top = tmp_path / "linux"
+    (top / "drivers").mkdir(parents=True)
+    (top / "drivers" / "old.c").write_text("old")
+    (top / "Kconfig").write_text("one\n")
+    return top
+
+
+def test_files_and_hooks_are_laid_over(folder: Path, source: Path) -> None:
+    layer = overlay(folder, None)
+    assert sorted(layer.inputs) == ["virtbus patch 0001-hook.patch", "virtbus tree"]
+    assert layer.options == folder / "virtbus.config"
+    layer.apply(source)
+    assert (source / "drivers" / "bus.c").read_text() == "bus"
+    assert (source / "drivers" / "old.c").read_text() == "old"
+    assert (source / "Kconfig").read_text() == "one\ntwo\n"
+
+
+def test_source_change_changes_the_inputs(folder: Path) -> None:
+    before = overlay(folder, None).inputs
+    (folder / "tree" / "drivers" / "bus.c").write_text("other")
+    assert overlay(folder, None).inputs != before
+
+
+def test_none(folder: Path, source: Path) -> None:
+    layer = overlay(folder, "none")
+    layer.apply(source)
+    assert (layer.inputs, layer.options) == ({}, None)
+    assert not (source / "drivers" / "bus.c").exists()
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert overlay(tmp_path / "none", None).inputs == {}
+
+
+def test_series_of_the_user_replaces_it(folder: Path, source: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.patch"
+    mine.write_text(DIFF.replace("two", "mine"))
+    overlay(folder, mine).apply(source)
+    assert (source / "Kconfig").read_text() == "one\nmine\n"
+    assert not (source / "drivers" / "bus.c").exists()
+    with pytest.raises(InputError, match=r"gone.patch: No such file"):
+        overlay(folder, tmp_path / "gone.patch")
+
+
+def test_hook_that_does_not_apply_is_named(folder: Path, source: Path) -> None:
+    (source / "Kconfig").write_text("quite another\n")
+    with pytest.raises(BuildError, match=r"0001-hook.patch: Kconfig: hunk 1"):
+        overlay(folder, None).apply(source)
