@@ -55,7 +55,7 @@ def list_(as_json: bool) -> None:
 @command.command()
 @click.argument("name")
 def explain(name: str) -> None:
-    """Say why the newest artifact called NAME was built, and which input changed against the one before.
+    """Say why NAME was built, and which input changed.
 
     \b
     Example:
@@ -69,9 +69,9 @@ def explain(name: str) -> None:
 @command.command()
 @click.argument("name", required=False)
 def verify(name: str | None) -> ExitStatus:
-    """Compare every file of all artifacts, or of those called NAME, with what was published.
+    """Compare every file with what was published.
 
-    Exit status 3 when something is not as it was; that artifact is rebuilt at its next use.
+    Looks at all artifacts, or at those called NAME. Exit status 3 when something is not as it was; that artifact is rebuilt at its next use.
 
     \b
     Example:
@@ -100,7 +100,9 @@ def parse_size(_ctx: object, _parameter: object, text: str | None) -> int | None
 @click.option("--max-age", type=click.FloatRange(min=0), metavar="DAYS", help="Remove what was not used for so long.")
 @click.option("--max-size", callback=parse_size, metavar="SIZE", help="Then the longest unused, until this holds.")
 def gc(max_age: float | None, max_size: int | None) -> None:
-    """Remove old artifacts; without options, those not used for 30 days. Nothing that is in use is removed.
+    """Remove what was not used for long.
+
+    Without options, for 30 days. Nothing that is in use is removed.
 
     \b
     Example:

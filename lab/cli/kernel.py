@@ -86,7 +86,9 @@ def build(update: bool, as_json: bool, **words: Any) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @_source_options
 def module(folder: Path, **words: Any) -> None:
-    """Compile the modules in FOLDER for a kernel, without building the kernel anew, and print where they are.
+    """Compile the modules in FOLDER for a kernel.
+
+    The kernel is not built anew for it. Prints where the modules are.
 
     \b
     Example:
@@ -108,7 +110,9 @@ def module(folder: Path, **words: Any) -> None:
 @_source_options
 @click.option("--full", is_flag=True, help="The whole .config of the kernel, built first if need be.")
 def config(full: bool, **words: Any) -> None:
-    """Print the options that a kernel is asked to have, with the fragment each comes from.
+    """Print the options that a kernel is asked to have.
+
+    Each with the fragment that it comes from.
 
     \b
     Example:

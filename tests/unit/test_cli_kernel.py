@@ -1,0 +1,84 @@
+"""The verb ``kernel`` through the command line; the build itself is a stand-in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lab.artifacts import kernel as kernels
+from lab.artifacts import modules
+from lab.artifacts.kernel import Kernel, KernelRequest
+from lab.artifacts.store import Artifact, Store
+from lab.cli import main
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[KernelRequest, bool]]:
+    """What kernels were asked for, and whether with newer packages."""
+    found = []
+    (tmp_path / "config").write_text("CONFIG_VDPA=m\n")
+    (tmp_path / "vdpa_sim.ko").write_text("")
+    artifact = Artifact("kernel-default", "0123", tmp_path, {}, built=True)
+
+    def fake(_store: Store, request: KernelRequest, *, update: bool = False) -> Kernel:
+        found.append((request, update))
+        return Kernel("6.12.1-lab", tmp_path / "b", tmp_path / "v", tmp_path / "d", "0123", artifact)
+
+    monkeypatch.setattr(kernels, "kernel", fake)
+    monkeypatch.setattr(modules, "build_modules", lambda _store, _kernel, _folder: artifact)
+    return found
+
+
+def test_build(asked: list[tuple[KernelRequest, bool]], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["kernel", "build"]) == 0
+    assert capsys.readouterr().out == f"Linux 6.12.1-lab in {tmp_path}\n"
+    assert asked == [(KernelRequest(), False)]
+
+
+def test_build_with_everything(asked: list[tuple[KernelRequest, bool]], capsys: pytest.CaptureFixture[str]) -> None:
+    words = "kernel build --kernel debug --kernel-tree t --kernel-ref r --patch a --patch b --virtbus s --update --json"
+    assert main(words.split()) == 0
+    assert json.loads(capsys.readouterr().out)["release"] == "6.12.1-lab"
+    request = KernelRequest(variant="debug", tree=Path("t"), ref="r", patches=(Path("a"), Path("b")), virtbus=Path("s"))
+    assert asked == [(request, True)]
+
+
+def test_no_virtbus_and_prebuilt(asked: list[tuple[KernelRequest, bool]]) -> None:
+    assert main(["kernel", "build", "--version", "6.1", "--virtbus", "none"]) == 0
+    assert main(["kernel", "build", "--kernel-image", "i", "--kernel-modules", "m"]) == 0
+    assert [request for request, _ in asked] == [
+        KernelRequest(version="6.1", virtbus="none"),
+        KernelRequest(image=Path("i"), modules=Path("m")),
+    ]
+
+
+def test_config(asked: list[tuple[KernelRequest, bool]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kernel", "config", "--kernel", "debug"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["CONFIG_KASAN=y", "debug.config"] in [line.split() for line in lines]
+    assert asked == []
+    assert main(["kernel", "config", "--full"]) == 0
+    assert capsys.readouterr().out == "CONFIG_VDPA=m\n"
+
+
+def test_config_of_a_finished_kernel(
+    asked: list[tuple[KernelRequest, bool]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config").unlink()
+    assert main(["kernel", "config", "--full"]) == 3
+    assert "without its configuration" in capsys.readouterr().err
+
+
+def test_module(asked: list[tuple[KernelRequest, bool]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kernel", "module", str(tmp_path), "--kernel", "debug"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'vdpa_sim.ko'}\n"
+    assert asked[0][0].variant == "debug"
+
+
+def test_unknown_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kernel", "config", "--kernel", "nope"]) == 2
+    err = capsys.readouterr().err
+    assert "no kernel is called 'nope'" in err
+    assert "default" in err
