@@ -81,7 +81,7 @@ def find_job(root: Path, word: str) -> Path:
     if word == "latest" and known:
         return known[-1]
     path = Path(word).resolve()
-    for candidate in (path, path.parent):
+    for candidate in (path, path.parent) if path.is_dir() else ():
         if (candidate / JOB).is_file():
             return candidate
     matching = [job for job in known if job.name.startswith(word)]

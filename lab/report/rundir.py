@@ -73,9 +73,14 @@ class RunView:
 def result_of(run_dir: Path) -> RunResult:
     """The run's result; an ERROR of the lab that says what happened when the run left none."""
     try:
-        return replace(read(run_dir / RESULT), run_dir=str(run_dir))
+        return result_in(run_dir)
     except LabError as problem:
         return _vanished(run_dir, problem.message)
+
+
+def result_in(run_dir: Path) -> RunResult:
+    """The result that the run itself wrote, wherever its directory is now. Raises LabError."""
+    return replace(read(run_dir / RESULT), run_dir=str(run_dir))
 
 
 def error_result(run_dir: Path, reason: str) -> RunResult:
@@ -87,7 +92,7 @@ def error_result(run_dir: Path, reason: str) -> RunResult:
         level=Level.LAB,
         machine=None,
         reason=reason,
-        duration_s=track(events).duration_s,
+        duration_s=round(track(events).duration_s, 3),
         run_dir=str(run_dir),
     )
 
@@ -110,13 +115,18 @@ def read_run(run_dir: Path) -> RunView:
     """Read a run directory. Never raises for what is in it."""
     problems: list[str] = []
     plan = _read_json(run_dir / "plan.json", problems)
-    raw_result = _read_json(run_dir / RESULT, problems)
+    raw_result = _read_json(run_dir / RESULT, [])
+    try:
+        result = result_in(run_dir)
+    except LabError as problem:
+        problems.append(problem.message)
+        result = _vanished(run_dir, problem.message)
     events, event_problems = read_events(run_dir)
     tracker: StepTracker = track(events)
     began = next((event["wall"] for event in events if isinstance(event.get("wall"), float)), None)
     return RunView(
         path=run_dir,
-        result=result_of(run_dir),
+        result=result,
         request=read_request(run_dir, problems),
         facts=_facts(plan, raw_result, events),
         began=began,

@@ -199,10 +199,15 @@ def test_interrupt_ends_every_lab_and_a_second_one_breaks_nothing(
 ) -> None:
     script(
         monkeypatch,
-        **{FIRST: ["verdict:PASS"], SECOND: ["wait:60", "undo:1"], THIRD: ["step:attach", "wait:60", "undo:2"]},
+        **{
+            FIRST: ["verdict:PASS"],
+            SECOND: ["step:go", "wait:60", "undo:1"],
+            THIRD: ["step:attach", "wait:60", "undo:2"],
+        },
     )
-    with vdpalab(tmp_path, "run", FIRST, SECOND, THIRD, FIRST, "-j", "2", "--json") as process:
+    with vdpalab(tmp_path, "run", FIRST, SECOND, THIRD, "-j", "2", "--json") as process:
         said(tmp_path, f"{THIRD}: attach")
+        said(tmp_path, f"{SECOND}: go")
         process.signal(signal.SIGINT)
         said(tmp_path, "interrupted: ending every lab cleanly")
         process.signal(signal.SIGINT)
