@@ -139,14 +139,14 @@ def _common(name: str, accel: Accel, memory_mb: int, cpus: int, *, cpu: str, irq
         *["-chardev", f"socket,id=console,path={CONSOLE},server=on,wait=off,logfile={CONSOLE_LOG}"],
         *["-serial", "chardev:console"],
         *["-chardev", f"socket,id=monitor,path={MONITOR},server=on,wait=off"],
-        *["-mon", "chardev=monitor,mode=readline"],
+        *["-monitor", "chardev:monitor"],
         *["-gdb", f"unix:{GDB},server=on,wait=off"],
         *_device({"driver": "virtio-rng-pci"}),
     ]
 
 
 def _qmp(chardev: str) -> list[str]:
-    return ["-chardev", chardev, "-mon", "chardev=qmp,mode=control"]
+    return ["-chardev", chardev, "-qmp", "chardev:qmp"]
 
 
 def _boot(boot: Boot) -> list[str]:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +21,12 @@ class KeyPair:
 
     private: Path
     public: str
+
+    def load(self) -> Ed25519PrivateKey:
+        """The private key itself, to write it in another program's format."""
+        key = load_ssh_private_key(self.private.read_bytes(), None)
+        assert isinstance(key, Ed25519PrivateKey)
+        return key
 
 
 def make_key(path: Path) -> KeyPair:

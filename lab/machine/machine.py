@@ -2,7 +2,7 @@
 
 ::
 
-    DEFINED -> LAUNCHED -> RUNNING <-> PAUSED        launch() answers QMP before the guest's first instruction matters
+    DEFINED -> LAUNCHED -> RUNNING <-> PAUSED        launch(): QMP answers
                   |          |  ^
                   v          v  |
               INCOMING     READY (guest answers)     an incoming machine becomes RUNNING when its migration completes
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
-from lab.errors import LabError, MachineDied, ProductFailure, StateError
+from lab.errors import LabError, MachineDied, MachineError, ProductFailure, StateError
 from lab.evidence.record import Record
 from lab.host.ssh import SshAddress, SshHost, connect
 from lab.machine.argv import READY_LINE
@@ -62,6 +62,7 @@ class Machine:
         self._qmp = Qmp(name, process.folder / "qmp.jsonl", self.check_alive)
         # Set while the lab itself ends this QEMU, or a scenario does it on purpose.
         self.end_expected = False
+        self._closed = False
 
     @property
     def qmp(self) -> Qmp:
@@ -77,10 +78,17 @@ class Machine:
             sock = self.process.start()
             self._enter(State.LAUNCHED)
             self._qmp.connect(sock, Deadline(_START_S * slowness))
-        except LabError:
-            self.check_alive()
-            raise
+        except LabError as error:
+            raise self._refusal() or error from error
         self._enter(State.INCOMING if incoming else State.RUNNING)
+
+    def _refusal(self) -> MachineError | None:
+        """Why QEMU ended before it ran anything, unless a signal ended it: a command line it does not take."""
+        status = self.process.poll()
+        if status is None or status < 0:
+            return None
+        words = tail(self.process.stderr.read_text(errors="replace"))
+        return MachineError(f"{self.name}: QEMU refused to start\n{words}", log=self.process.stderr)
 
     def wait_ready(self, deadline: Deadline) -> None:
         """Wait until the guest says on its console that sshd listens; nothing connects before (nested.md 1)."""
@@ -156,7 +164,10 @@ class Machine:
         )  # fmt: skip
 
     def quit(self) -> None:
-        """End QEMU: `quit` over QMP, then by force; needing force is recorded."""
+        """End QEMU: `quit` over QMP, then by force; needing force is recorded. Repeating it is fine."""
+        if self._closed:
+            return
+        self._closed = True
         if self.state in _LIVE:
             self.end_expected = True
             self._record.event("machine-quit", machine=self.name)

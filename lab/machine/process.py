@@ -103,13 +103,17 @@ class LocalQemu(QemuProcess):
 
 
 class NestedQemu(QemuProcess):
-    """A QEMU inside ``host``. Its files are in ``remote`` there; console and stderr are copied here as they grow."""
+    """A QEMU inside ``host``. Its files are in ``remote`` there; console and stderr are copied here as they grow.
 
-    def __init__(self, folder: Path, host: Host, argv: Sequence[str]) -> None:
+    ``argv`` is set before the start: the command line names files in ``remote``.
+    """
+
+    argv: Sequence[str] = ()
+
+    def __init__(self, folder: Path, host: Host) -> None:
         super().__init__(folder, Level.L1_QEMU)
         self.host = host
         self.remote = f"/run/vdpalab/{folder.name}"
-        self._argv = argv
         self._job: detached.Detached | None = None
         self._stack = contextlib.ExitStack()
 
@@ -117,8 +121,8 @@ class NestedQemu(QemuProcess):
         """Start QEMU in L1 in a session of its own, and bring its monitor, console and stderr here."""
         self.host.run(["mkdir", "-p", self.remote])
         # vhost-vdpa counts pinned pages against the limit even for root (vdpa.md 4.3).
-        limited = ["env", "-C", self.remote, "prlimit", "--memlock=unlimited:unlimited", "--", *self._argv]
-        self.note_argv(self._argv)
+        limited = ["env", "-C", self.remote, "prlimit", "--memlock=unlimited:unlimited", "--", *self.argv]
+        self.note_argv(self.argv)
         self._job = detached.start(self.host, limited)
         self._copy(f"{self._job.folder}/err", self.stderr)
         self._copy(f"{self.remote}/{CONSOLE_LOG}", self.console)

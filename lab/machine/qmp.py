@@ -40,9 +40,8 @@ class Qmp:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"qmp-{name}", daemon=True)
         self._thread.start()
         self._client = QMPClient(name)
-        # The default listener keeps every event for ever; ours only writes them down.
-        self._client.remove_listener(self._client.events)
-        self._client.register_listener(EventListener(event_filter=self._note_event))
+        # The default listener sees every event and would keep each for ever; this one writes them down and keeps none.
+        self._client.events.event_filter = self._note_event
 
     def connect(self, sock: socket.socket, deadline: Deadline) -> None:
         """Negotiate over a connected socket. Raises QmpError, or what ``alive`` raises."""

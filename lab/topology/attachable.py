@@ -6,9 +6,12 @@ in the run's secrets, which go away with the lab.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +53,21 @@ def entrance(run_dir: Path, machine: str) -> Entrance:
     return known[machine]
 
 
-def log_in(run_dir: Path, machine: str, record: Record) -> SshHost:
-    """Connect to a machine of a lab that is up, through its jump host if it has one.
+@contextlib.contextmanager
+def logged_in(run_dir: Path, machine: str) -> Iterator[SshHost]:
+    """A connection to a machine of a lab that is up, through its jump host if it has one, as long as the block lasts.
 
-    Commands are kept in ``record``, which is not the run's. Raises InputError and what :func:`connect` raises.
+    What is done over it is recorded nowhere: what a person does by hand is no evidence of the run.
+    Raises InputError and what :func:`lab.host.ssh.connect` raises.
     """
     way = entrance(run_dir, machine)
-    jump = log_in(run_dir, way.jump, record) if way.jump else None
-    return connect(machine, record, way.address, Deadline(_LOGIN_S), jump=jump)
+    with contextlib.ExitStack() as stack:
+        jump = stack.enter_context(logged_in(run_dir, way.jump)) if way.jump else None
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vdpalab-"))
+        record = stack.enter_context(contextlib.closing(Record(Path(scratch))))
+        host = connect(machine, record, way.address, Deadline(_LOGIN_S), jump=jump)
+        stack.callback(host.close)
+        yield host
 
 
 def ssh_argv(run_dir: Path, machine: str, known_hosts: Path) -> list[str]:

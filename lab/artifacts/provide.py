@@ -1,0 +1,53 @@
+"""Every artifact that a run needs, from its options: found in the store, or built now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.artifacts.qemu import Qemu, QemuInL1, qemu_l0, qemu_l1
+
+from lab.artifacts.guestimage import GuestImage, guest_image
+from lab.artifacts.hostimage import HostImage, host_image
+from lab.artifacts.kernel import Kernel, KernelRequest, kernel
+from lab.artifacts.store import Store
+from lab.config.request import ArtifactOptions
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What a lab is made of."""
+
+    kernel: Kernel
+    host_image: HostImage
+    guest_image: GuestImage
+    qemu_l0: Qemu
+    qemu_l1: QemuInL1
+
+    def describe(self) -> dict[str, Any]:
+        """What ran, for plan.json and the report."""
+        return {
+            "kernel": {"release": self.kernel.release, "key": self.kernel.key},
+            "host_image": self.host_image.artifact.key,
+            "guest_image": self.guest_image.artifact.key,
+            "qemu_l0": {"version": ".".join(map(str, self.qemu_l0.version)), "source": self.qemu_l0.source},
+        }
+
+
+def provide(store: Store, options: ArtifactOptions) -> Artifacts:
+    """Check or build everything. Raises InputError for options that cannot be, BuildError for what cannot be built."""
+    request = KernelRequest(
+        variant=options.kernel,
+        tree=options.kernel_tree,
+        ref=options.kernel_ref,
+        image=options.kernel_image,
+        patches=options.patches,
+    )
+    host = host_image(store, update=options.update)
+    return Artifacts(
+        kernel=kernel(store, request, update=options.update),
+        host_image=host,
+        guest_image=guest_image(store, host),
+        qemu_l0=qemu_l0(host, path=options.qemu_l0),
+        qemu_l1=qemu_l1(store, host, path=options.qemu_l1),
+    )

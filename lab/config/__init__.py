@@ -1,0 +1,1 @@
+"""TOML files read into typed models, strictly, with all problems at once."""

@@ -1,0 +1,1 @@
+"""QEMU machines: command line, process, monitor, console, states."""

@@ -1,0 +1,1 @@
+"""The one sequence that runs a scenario, and the verdict on its record."""

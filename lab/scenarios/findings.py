@@ -1,0 +1,43 @@
+"""Known findings: a failed check that one of them explains does not fail the run, but is never hidden."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from lab.config.finding import Finding
+from lab.model import Check, Verdict
+
+
+def apply(
+    checks: Sequence[Check], findings: Sequence[Finding], *, scenario: str, kernel: str, qemu: str
+) -> tuple[list[Check], tuple[str, ...]]:
+    """Turn failed checks that a finding explains into passed ones that name it.
+
+    Returns the checks, to which one is added for each finding that should have appeared and did not, and the ids of
+    those that appeared. Pure.
+    """
+    relevant = [f for f in findings if re.fullmatch(f.kernel, kernel) and re.fullmatch(f.qemu, qemu)]
+    judged = [_explain(check, relevant) for check in checks]
+    known = tuple(dict.fromkeys(found for _, found in judged if found))
+    gone = [f for f in relevant if scenario in f.scenarios and f.id not in known]
+    return [check for check, _ in judged] + [_gone(finding) for finding in gone], known
+
+
+def _explain(check: Check, findings: Sequence[Finding]) -> tuple[Check, str]:
+    if check.verdict is Verdict.FAIL:
+        for finding in findings:
+            if finding.level is check.level and re.search(finding.pattern, check.seen):
+                seen = f"known {finding.id} ({finding.summary}): {check.seen}"
+                return dataclasses.replace(check, verdict=Verdict.PASS, seen=seen), finding.id
+    return check, ""
+
+
+def _gone(finding: Finding) -> Check:
+    return Check(
+        name=f"finding {finding.id}",
+        verdict=Verdict.PASS,
+        seen=f"no longer there: {finding.summary}",
+        expected="the known fault, on these versions",
+    )

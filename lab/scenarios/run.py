@@ -1,0 +1,189 @@
+"""The one sequence that runs a scenario (design.md sections 4 and 6)::
+
+    plan -> artifacts -> machines -> devices -> attach -> exercise -> judge -> (keep) -> undo -> verdict
+
+A fault in the middle loses no evidence: judging and collecting happen whatever came before, then everything is undone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.topology.judge import judge_machines
+
+from lab.artifacts.provide import Artifacts, provide
+from lab.artifacts.store import Store, cache_root
+from lab.config.finding import load_findings
+from lab.config.request import RunRequest
+from lab.errors import Interrupted, LabError, SiteLacks
+from lab.evidence.record import Record
+from lab.model import Check, Level, RunResult, Verdict
+from lab.report import result as report
+from lab.scenarios import findings
+from lab.scenarios.exercise import Findings, exercise
+from lab.scenarios.keep import wait_while_kept
+from lab.scenarios.verdict import Outcome, judge
+from lab.topology.collect import collect
+from lab.topology.devices import attach, make_devices
+from lab.topology.lab import Lab
+from lab.topology.plan import Plan, make_plan
+from lab.topology.undo import Undo
+
+
+class _StopHere(Exception):
+    """The user asked to stop at this step."""
+
+
+@dataclasses.dataclass
+class _Run:
+    """What is known while a run goes on."""
+
+    request: RunRequest
+    record: Record
+    begin: float
+    plan: Plan | None = None
+    artifacts: Artifacts | None = None
+    lab: Lab | None = None
+    found: Findings = dataclasses.field(default_factory=Findings)
+    error: BaseException | None = None
+    stopped: bool = False
+
+
+def execute(request: RunRequest, run_dir: Path) -> RunResult:
+    """Run one scenario into ``run_dir`` and return (and write) its result. Never raises."""
+    run = _Run(request, Record(run_dir), time.monotonic())
+    undo = Undo(run.record)
+    try:
+        _guard(run, lambda: _sequence(run, undo))
+        _guard(run, lambda: _judge(run))
+        result = _conclude(run, ())
+        _write(run.record, result)
+        if _keep(request, result) and not isinstance(run.error, Interrupted):
+            wait_while_kept(run.record, run.lab, result)
+    finally:
+        failed = _undo(run, undo)
+        result = _conclude(run, failed)
+        _write(run.record, result)
+        run.record.event("verdict", verdict=result.verdict, level=result.level, reason=result.reason)
+        run.record.close()
+    return result
+
+
+def _write(record: Record, result: RunResult) -> None:
+    record.write(report.RESULT, report.dumps(report.to_dict(result)))
+
+
+def _sequence(run: _Run, undo: Undo) -> None:
+    record, request = run.record, run.request
+    with record.step("plan"):
+        run.plan = plan = make_plan(request)
+        record.write("plan.json", json.dumps(plan.to_json(), indent=1))
+        if plan.lacks:
+            raise SiteLacks(", ".join(plan.lacks))
+    _stop_at(request, "plan")
+    with record.step("artifacts"):
+        store = Store(cache_root() / "artifacts", lambda text: record.event("progress", text=text))
+        run.artifacts = provide(store, request.artifacts)
+        record.write("plan.json", json.dumps(plan.to_json() | {"artifacts": run.artifacts.describe()}, indent=1))
+    _stop_at(request, "artifacts")
+    run.lab = lab = Lab(plan, run.artifacts, record, undo)
+    with record.step("machines"):
+        lab.start_host()
+        if plan.guests and not plan.cold:
+            lab.start_guest("l2")
+    _stop_at(request, "machines")
+    with record.step("devices"):
+        devices = make_devices(lab)
+    _stop_at(request, "devices")
+    with record.step("attach"):
+        path, given = attach(lab, devices)
+    _stop_at(request, "attach")
+    with record.step("exercise"):
+        exercise(lab, devices, path, given, run.found)
+    _stop_at(request, "exercise")
+
+
+def _stop_at(request: RunRequest, step: str) -> None:
+    if request.stop_at == step and step != "exercise":
+        raise _StopHere
+
+
+def _guard(run: _Run, step: Callable[[], None]) -> None:
+    """Run a part of the sequence and keep what ended it; the first error is the one that counts."""
+    try:
+        step()
+    except _StopHere:
+        run.stopped = True
+    except (LabError, Interrupted) as error:
+        run.error = run.error or error
+        run.record.event("error", error=str(error), kind=type(error).__name__)
+    except KeyboardInterrupt:
+        run.error = Interrupted()
+        run.record.event("error", error="interrupted", kind="Interrupted")
+    except Exception as error:
+        run.error = run.error or error
+        run.record.write("traceback.txt", traceback.format_exc())
+        run.record.event("error", error=repr(error), kind=type(error).__name__, traceback="traceback.txt")
+
+
+def _judge(run: _Run) -> None:
+    if run.lab is None:
+        return
+    with run.record.step("judge"):
+        logs = collect(run.lab)
+        run.found.checks += judge_machines(run.lab, logs)
+
+
+def _undo(run: _Run, undo: Undo) -> list[str]:
+    with run.record.step("undo"):
+        return undo.unwind(lambda: _pointless(run))
+
+
+def _pointless(run: _Run) -> str:
+    if run.lab and run.lab.l1 and run.lab.l1.process.poll() is not None:
+        return "l1 is gone"
+    return ""
+
+
+def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
+    checks, known = _known(run)
+    outcome = judge(checks, run.error, undo_failed)
+    if run.stopped and not run.error:
+        outcome = Outcome(Verdict.SKIP, Level.LAB, None, f"stopped at {run.request.stop_at} as asked")
+    lab = run.lab
+    return RunResult(
+        scenario=run.plan.name if run.plan else run.request.scenario,
+        verdict=outcome.verdict,
+        level=outcome.level,
+        machine=outcome.machine,
+        reason=outcome.reason,
+        duration_s=time.monotonic() - run.begin,
+        run_dir=str(run.record.path),
+        known=known,
+        accel_l1=lab.accel["l1"].accel if lab and "l1" in lab.accel else None,
+        accel_l2=lab.accel["l2"].accel if lab and "l2" in lab.accel else None,
+        checks=tuple(checks),
+        metrics=(*run.found.metrics, *(lab.metrics() if lab else ())),
+    )
+
+
+def _known(run: _Run) -> tuple[list[Check], tuple[str, ...]]:
+    if run.plan is None or run.artifacts is None:
+        return run.found.checks, ()
+    version = ".".join(map(str, run.artifacts.qemu_l0.version))
+    return findings.apply(
+        run.found.checks,
+        load_findings(),
+        scenario=run.plan.name,
+        kernel=run.artifacts.kernel.release,
+        qemu=version,
+    )
+
+
+def _keep(request: RunRequest, result: RunResult) -> bool:
+    return request.keep == "always" or (request.keep == "on-fail" and result.verdict is not Verdict.PASS)

@@ -1,0 +1,73 @@
+"""The verdict: one pure function over what a run saw. See design.md section 4.
+
+FAIL the product failed · ERROR the lab failed or could not prove · SKIP the site lacks something · PASS every check
+judged and the proof present. What the product did comes before what the lab could not do because of it: a panic of L1
+also ends every SSH connection, and is still the panic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lab.errors import InputError, Interrupted, LabError, MachineDied, ProductFailure, SiteLacks
+from lab.model import Check, Level, Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to, before it is written down."""
+
+    verdict: Verdict
+    level: Level | None
+    machine: str | None
+    reason: str
+
+
+def judge(checks: Sequence[Check], error: BaseException | None, undo_failed: Sequence[str] = ()) -> Outcome:
+    """Decide. ``error`` is what ended the run early, if anything did; ``undo_failed`` what could not be undone."""
+    failed = [check for check in checks if check.verdict is Verdict.FAIL]
+    kernel = [check for check in failed if check.level in (Level.L1_KERNEL, Level.L2_KERNEL, Level.L0_KERNEL)]
+    if isinstance(error, Interrupted):
+        return Outcome(Verdict.ERROR, Level.LAB, None, "interrupted")
+    if kernel:
+        return _from_check(kernel[0])
+    if isinstance(error, (MachineDied, ProductFailure)):
+        return _from_product(error)
+    if failed:
+        return _from_check(failed[0])
+    if isinstance(error, SiteLacks):
+        return Outcome(Verdict.SKIP, Level.LAB, None, f"the site lacks {error.message}")
+    if error is not None:
+        return Outcome(Verdict.ERROR, Level.LAB, None, _words(error))
+    return _without_failure(checks, undo_failed)
+
+
+def _without_failure(checks: Sequence[Check], undo_failed: Sequence[str]) -> Outcome:
+    unproven = [check for check in checks if check.verdict is Verdict.ERROR]
+    if unproven:
+        check = unproven[0]
+        return Outcome(Verdict.ERROR, check.level or Level.LAB, check.machine, _sentence(check))
+    if not any(check.proof and check.verdict is Verdict.PASS for check in checks):
+        return Outcome(Verdict.ERROR, Level.LAB, None, "nothing proves that the device under test carried the data")
+    if undo_failed:
+        return Outcome(Verdict.ERROR, Level.LAB, None, f"could not be undone: {undo_failed[0]}")
+    return Outcome(Verdict.PASS, None, None, "every check passed and the data path is proved")
+
+
+def _from_check(check: Check) -> Outcome:
+    return Outcome(Verdict.FAIL, check.level or Level.LAB, check.machine, _sentence(check))
+
+
+def _from_product(error: MachineDied | ProductFailure) -> Outcome:
+    return Outcome(Verdict.FAIL, error.level, error.machine, error.message)
+
+
+def _sentence(check: Check) -> str:
+    return f"{check.name}: expected {check.expected}, saw {check.seen}"
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, InputError):
+        return "; ".join(error.problems)
+    return str(error) if isinstance(error, LabError) else f"internal error: {error!r}"

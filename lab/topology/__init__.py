@@ -1,0 +1,1 @@
+"""What is to be brought up, and bringing it up and down."""

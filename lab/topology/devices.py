@@ -1,0 +1,160 @@
+"""From a provider to something that a workload can use: vDPA devices, their attachments, the ends of the data path.
+
+Everything is undone per device, in reverse. A vhost_vdpa device must have been let go by QEMU before it is unbound:
+the kernel waits for the last close (vdpa.md 6), so the guest's QEMU is on the undo stack above the attachment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lab.attach import vhost_vdpa, virtio_vdpa
+from lab.config.scenario import Migrate, VdpaSim, VpVdpa
+from lab.devices import vdpa_sim, vp_vdpa
+from lab.host import net, vdpa
+from lab.host.disks import wait_disk
+from lab.host.endpoints import BlockEnd, NetEnd
+from lab.host.vdpa import VdpaDevice
+from lab.model import AttachMode, DeviceClass, QemuDevice
+from lab.topology.lab import BLOCK_SERIAL, Guest, Lab
+
+FRONT_ID = "dut"
+ROOT_PORT = "rp0"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The vDPA devices: the one under test, and its peer, migration destination or witness."""
+
+    main: VdpaDevice
+    second: VdpaDevice | None = None
+
+
+@dataclass(frozen=True)
+class NetPath:
+    """The ends of a network data path through the device under test."""
+
+    server: NetEnd
+    client: NetEnd
+
+
+@dataclass(frozen=True)
+class BlockPath:
+    """The disk under test, and the same disk seen through another attachment when the provider can give one."""
+
+    disk: BlockEnd
+    witness: BlockEnd | None = None
+
+
+Path = NetPath | BlockPath
+
+
+def make_devices(lab: Lab) -> Devices:
+    """Make the management devices appear and create the vDPA devices of the plan."""
+    config, device_class = lab.plan.scenario.device, lab.plan.scenario.device_class
+    if isinstance(config, VpVdpa):
+        return _vp_vdpa(lab, config, device_class)
+    return _vdpa_sim(lab, config, device_class)
+
+
+def _vp_vdpa(lab: Lab, config: VpVdpa, device_class: DeviceClass) -> Devices:
+    parents = lab.undo.enter(
+        "vp_vdpa parents",
+        vp_vdpa.parent(lab.host, config, device_class, pf_mac=lab.plan.macs.get("pf", ""), serial=BLOCK_SERIAL),
+    )
+    main = _add(lab, lab.plan.vdpa.main, parents[0])
+    peer = _add(lab, lab.plan.vdpa.second, parents[-1]) if device_class is DeviceClass.NET else None
+    return Devices(main, peer)
+
+
+def _vdpa_sim(lab: Lab, config: VdpaSim, device_class: DeviceClass) -> Devices:
+    block = device_class is DeviceClass.BLK
+    # A block device proves its path by a second device over the same RAM disk: what went in here comes out there.
+    (parent,) = lab.undo.enter("vdpa_sim", vdpa_sim.parent(lab.host, config, device_class, shared_backend=block))
+    mac = None if block else lab.plan.macs["sim"]
+    mtu = None if block else lab.plan.scenario.attach.mtu
+    main = _add(lab, lab.plan.vdpa.main, parent, mac, mtu)
+    wanted = block or isinstance(lab.plan.scenario.action, Migrate)
+    return Devices(main, _add(lab, lab.plan.vdpa.second, parent, mac, mtu) if wanted else None)
+
+
+def _add(lab: Lab, name: str, mgmtdev: str, mac: str | None = None, mtu: int | None = None) -> VdpaDevice:
+    return lab.undo.enter(f"vDPA device {name}", vdpa.device(lab.host, name, mgmtdev, mac=mac, mtu=mtu))
+
+
+def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
+    """Give the device under test to its user and configure both ends. Returns the path and what QEMU was given."""
+    if lab.plan.scenario.attach.mode is AttachMode.VIRTIO_VDPA:
+        return _attach_l1(lab, devices), None
+    given = give_to_guest(lab, devices.main)
+    if not lab.plan.cold:
+        guest = lab.guests["l2"]
+        guest.machine.plug(given)
+    else:
+        guest = lab.start_guest("l2", [given])
+    lab.undo.callback(f"QEMU {guest.name} before its device", guest.machine.quit)
+    return _path_in_guest(lab, guest, devices), given
+
+
+def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
+    """Bind a device to vhost_vdpa and return what QEMU has to add."""
+    return lab.undo.enter(
+        f"vhost_vdpa on {device.name}", vhost_vdpa.attach(lab.host, device, bus=ROOT_PORT, id=FRONT_ID)
+    )
+
+
+def _attach_l1(lab: Lab, devices: Devices) -> Path:
+    host, addresses, plan = lab.host, lab.plan.addresses, lab.plan
+    if plan.scenario.device_class is DeviceClass.BLK:
+        disk = lab.undo.enter("disk under test", virtio_vdpa.disk(host, devices.main))
+        return BlockPath(disk, _witness(lab, devices))
+    interface = lab.undo.enter("interface under test", virtio_vdpa.interface(host, devices.main))
+    if isinstance(plan.scenario.device, VdpaSim):
+        return NetPath(*lab.undo.enter("loop", net.loopback_pair(host, interface, *_loop(lab), mtu=_mtu(lab))))
+    space = f"n{plan.run_id}a"
+    server = lab.undo.enter("address", net.configured(host, interface, addresses["server"], mtu=_mtu(lab), netns=space))
+    return NetPath(server, _peer(lab, devices))
+
+
+def _path_in_guest(lab: Lab, guest: Guest, devices: Devices) -> Path:
+    if lab.plan.scenario.device_class is DeviceClass.BLK:
+        return BlockPath(wait_disk(guest.shell), _witness(lab, devices))
+    if isinstance(lab.plan.scenario.device, VdpaSim):
+        return loop_in_guest(lab, guest, lab.plan.macs["sim"])
+    return NetPath(address_in_guest(lab, guest, lab.plan.macs["vf1"]), _peer(lab, devices))
+
+
+def address_in_guest(lab: Lab, guest: Guest, mac: str) -> NetEnd:
+    """Configure the guest's interface with this MAC, which may have been plugged a moment ago."""
+    interface = net.find_interface(guest.shell, mac)
+    return net.configure(guest.shell, interface, lab.plan.addresses["server"], mtu=_mtu(lab))
+
+
+def loop_in_guest(lab: Lab, guest: Guest, mac: str) -> NetPath:
+    """Build the loop over the guest's interface with this MAC."""
+    interface = net.find_interface(guest.shell, mac)
+    return NetPath(*net.make_loopback(guest.shell, interface, *_loop(lab), mtu=_mtu(lab)))
+
+
+def _peer(lab: Lab, devices: Devices) -> NetEnd:
+    assert devices.second is not None
+    interface = lab.undo.enter("peer interface", virtio_vdpa.interface(lab.host, devices.second))
+    return lab.undo.enter(
+        "peer address",
+        net.configured(lab.host, interface, lab.plan.addresses["client"], mtu=_mtu(lab), netns=f"n{lab.plan.run_id}b"),
+    )
+
+
+def _witness(lab: Lab, devices: Devices) -> BlockEnd | None:
+    if devices.second is None:
+        return None
+    return lab.undo.enter("witness disk", virtio_vdpa.disk(lab.host, devices.second))
+
+
+def _loop(lab: Lab) -> tuple[tuple[str, str], tuple[str, str]]:
+    run_id, addresses = lab.plan.run_id, lab.plan.addresses
+    return (f"n{run_id}a", f"n{run_id}b"), (addresses["server"], addresses["client"])
+
+
+def _mtu(lab: Lab) -> int:
+    return lab.plan.scenario.attach.mtu
