@@ -51,6 +51,23 @@ def test_sources_keep_the_rules(file: Path) -> None:
     assert problems == []
 
 
+def folders_without_init(top: Path) -> list[str]:
+    """import-linter sees packages only: what lies in a folder without ``__init__.py`` may import anything."""
+    folders = {file.parent for file in top.rglob("*.py")}
+    return sorted(str(folder.relative_to(top)) for folder in folders if not (folder / "__init__.py").exists())
+
+
+def test_every_folder_is_a_package() -> None:
+    assert folders_without_init(LAB) == []
+
+
+def test_rules_notice_a_folder_that_is_no_package(tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "local.py").touch()
+    (tmp_path / "__init__.py").touch()
+    assert folders_without_init(tmp_path) == ["host"]
+
+
 def test_rules_notice_a_long_function() -> None:
     body = "    x = 1\n" * MAX_FUNCTION_LINES
     assert list(long_functions(ast.parse(f"def f():\n{body}"))) == ["line 1: f has 61 lines"]

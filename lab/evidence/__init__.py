@@ -1,0 +1,1 @@
+"""Job and run directories, and everything that is recorded in them."""
