@@ -168,7 +168,7 @@ def add_dev_extra() -> None:
         if not _lacking_tools():
             return
         click.echo("vdpalab: installing the tools for development", err=True)
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         argv = [*pip, "-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[dev]"]
         if proc.foreground(argv, stdout=sys.stderr.buffer) != 0:
             raise LabError("pip could not install the extra `dev` of pyproject.toml", hint="vdpalab test")
