@@ -71,7 +71,8 @@ def explain(name: str) -> None:
 def verify(name: str | None) -> ExitStatus:
     """Compare every file with what was published.
 
-    Looks at all artifacts, or at those called NAME. Exit status 3 when something is not as it was; that artifact is rebuilt at its next use.
+    Looks at all artifacts, or at those called NAME. Exit status 3 when something is not as it was; that artifact is
+    rebuilt at its next use.
 
     \b
     Example:
