@@ -43,7 +43,8 @@ def raw_terminal(channel: paramiko.Channel, terminal: int = 0) -> Iterator[None]
     former = termios.tcgetattr(terminal)
     handler = signal.signal(signal.SIGWINCH, lambda _number, _frame: channel.resize_pty(*shutil.get_terminal_size()))
     try:
-        tty.setraw(terminal)
+        # Not the default of TCSAFLUSH, which throws away what was typed ahead.
+        tty.setraw(terminal, termios.TCSADRAIN)
         yield
     finally:
         signal.signal(signal.SIGWINCH, handler)
