@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,8 +98,8 @@ class FakeTask:
         pass
 
 
-def spawned(task: FakeTask, **config: object) -> tuple[SimpleNamespace, LabSpawner]:
-    """Run one task to its end under the spawner."""
+def spawned(task: FakeTask, then: FakeTask | None = None, **config: object) -> SimpleNamespace:
+    """Run one task to its end under the spawner, then try to start another."""
     own = LabSpawner({"vdpalab.ram_mb": 100, **config})
     runtime = SimpleNamespace(task=task, spawner_handle=None)
 
@@ -110,11 +109,12 @@ def spawned(task: FakeTask, **config: object) -> tuple[SimpleNamespace, LabSpawn
             assert own.is_task_alive(runtime)
             await own.wait_task(runtime)
             assert not own.is_task_alive(runtime)
-        runtime.second = await own.spawn_task(SimpleNamespace(task=task, spawner_handle=None))
+        if then:
+            runtime.second = await own.spawn_task(SimpleNamespace(task=then, spawner_handle=None))
         await own.stop()
 
     asyncio.run(story())
-    return runtime, own
+    return runtime
 
 
 def shell(script: str) -> list[str]:
@@ -125,8 +125,8 @@ def test_a_runner_that_ends_well_speaks_for_itself(tmp_path: Path) -> None:
     task = FakeTask(tmp_path, shell("echo hello; exit 0"))
     spawned(task)
     assert task.posted == []
-    assert (tmp_path / "run" / "runner.log").read_text().startswith("hello\n")
-    assert json.loads((tmp_path / "run" / "runner.json").read_text())["returncode"] is not None
+    assert (tmp_path / "run" / "runner.log").read_text() == "hello\n"
+    assert json.loads((tmp_path / "run" / "runner.json").read_text())["returncode"] == 0
 
 
 @pytest.mark.parametrize(("script", "status"), [("kill -9 $$", -9), ("exit 3", 3)])
@@ -147,8 +147,7 @@ def test_a_runner_over_its_limit_is_stopped(tmp_path: Path) -> None:
 
 def test_a_runner_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawner, "GRACE_S", 0.3)
-    ignores = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"]
-    task = FakeTask(tmp_path, ignores, limit_s=2)
+    task = FakeTask(tmp_path, shell("trap '' TERM; while :; do sleep 1; done"), limit_s=1)
     spawned(task)
     assert f"exit status {-signal.SIGKILL}" in task.posted[0]["fail_reason"]
 
@@ -157,7 +156,8 @@ def test_a_runner_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: py
 def test_until_fail_closes_the_gate(tmp_path: Path, result: Any, second: bool) -> None:
     (tmp_path / "run").mkdir()
     write_result(tmp_path / "run", result)
-    runtime, _ = spawned(FakeTask(tmp_path, shell("exit 0")), **{"vdpalab.until_fail": True})
+    task = FakeTask(tmp_path, shell("exit 0"))
+    runtime = spawned(task, FakeTask(tmp_path / "then", shell("exit 0")), **{"vdpalab.until_fail": True})
     assert (runtime.started, runtime.second) == (True, second)
 
 
