@@ -89,7 +89,7 @@ def command(names: tuple[str, ...], jobs: int | None, as_json: bool, tags: tuple
     repeat, until_fail = options.pop("repeat"), options.pop("until_fail")
     return run_scenarios(
         names,
-        _template(**options),
+        request_template(**options),
         tags=tags,
         jobs=jobs,
         as_json=as_json,
@@ -120,9 +120,19 @@ def run_scenarios(
     if template.keep != "never" and len(runs) * repeat != 1:
         raise InputError([f"--keep stays with one lab, and this would run {len(runs) * repeat}"])
     job_dir = _new_job(cache_root() / "jobs")
+    clean_up(job_dir.parent)
     with job_display() as display:
         outcome = run_job(runs, job_dir, display, max_parallel=jobs, repeat=repeat, until_fail=until_fail)
+    # A runner that was killed left its machines.
+    clean_up(job_dir.parent)
     return _conclude(job_dir, outcome, as_json)
+
+
+def clean_up(root: Path) -> None:
+    """End and remove what dead labs of the jobs below ``root`` left, and say so."""
+    from lab.evidence.orphans import clean_orphans
+
+    clean_orphans(root, lambda line: click.echo(f"vdpalab: left by a killed lab, {line}", err=True))
 
 
 def select(names: Sequence[str], tags: Sequence[str], template: RunRequest) -> list[Plan]:
@@ -165,9 +175,10 @@ def exit_code(results: Sequence[RunResult], interrupted: bool) -> ExitStatus:
     return ExitStatus.INTERRUPTED if interrupted else status_of(result.verdict for result in results)
 
 
-def _template(**options: Any) -> RunRequest:
+def request_template(**options: Any) -> RunRequest:
+    """The request that the options of this verb make, but for the scenario."""
     artifacts = {field: options.pop(field) for field in ArtifactOptions.model_fields}
-    keep = options.pop("keep") or "never"
+    keep = options.pop("keep", None) or "never"
     return RunRequest(scenario="", artifacts=ArtifactOptions(**artifacts), keep=keep, **options)
 
 

@@ -101,8 +101,12 @@ def _clean(leftovers: Leftovers, report: Callable[[str], None], grace_s: float) 
         what = "could not be ended" if pid in alive else "ended"
         report(f"{what}: process {pid} ({name}) of {leftovers.run_dir}")
     for path in leftovers.files:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        report(f"removed: {path}")
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError as error:
+            report(f"could not be removed: {path}: {error.strerror}")
+        else:
+            report(f"removed: {path}")
 
 
 def _end(leftovers: Leftovers, grace_s: float) -> set[int]:

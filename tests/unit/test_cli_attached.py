@@ -17,6 +17,7 @@ from lab.artifacts.store import cache_root
 from lab.cli import main
 from lab.evidence.jobs import jobs
 from lab.evidence.record import Record
+from lab.jobs.engine import JobOutcome
 from lab.machine.keys import make_key
 from lab.topology.attachable import note_entrance
 from lab.wait import Deadline, wait_until
@@ -185,6 +186,23 @@ def test_clean_says_what_it_does(finished: Path, capsys: pytest.CaptureFixture[s
         assert orphan.poll() is not None
     assert main(["clean"]) == 0
     assert capsys.readouterr().out == "nothing to clean\n"
+
+
+def test_a_run_cleans_up_after_dead_labs_before_and_after(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay, seen = finished / "machines/l1/root.qcow2", []
+
+    def run_job(_runs: object, job_dir: Path, *_rest: object, **_options: object) -> JobOutcome:
+        seen.append(overlay.exists())
+        overlay.touch()
+        return JobOutcome([])
+
+    overlay.touch()
+    monkeypatch.setattr("lab.jobs.engine.run_job", run_job)
+    main(["run", "net-vp_vdpa-vhost_vdpa-iperf3"])
+    assert (seen, overlay.exists()) == ([False], False)
+    assert capsys.readouterr().err.count(f"left by a killed lab, removed: {overlay}") == 2
 
 
 def test_clean_takes_jobs_only_when_asked(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

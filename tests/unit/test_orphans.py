@@ -82,6 +82,19 @@ def test_what_ignores_sigterm_is_killed(root: Path, run_dir: Path) -> None:
         assert child.wait(Deadline(10)) == -9
 
 
+def test_what_cannot_be_removed_is_said_and_the_rest_goes(
+    root: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("lab.evidence.orphans.shutil.rmtree", refuse)
+    said: list[str] = []
+    clean_orphans(root, said.append)
+    assert f"could not be removed: {run_dir}/secrets: Operation not permitted" in said
+    assert not (run_dir / "machines/l1/root.qcow2").exists()
+
+
 def test_a_run_whose_directory_is_gone_is_dead(root: Path) -> None:
     gone = root / "20260101-000000-abcd" / "001-gone"
     root.mkdir()
