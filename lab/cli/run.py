@@ -122,6 +122,7 @@ def run_scenarios(
     job_dir = _new_job(cache_root() / "jobs")
     clean_up(job_dir.parent)
     with job_display() as display:
+        display.say(f"{len(runs) * repeat} to run; evidence in {job_dir}")
         outcome = run_job(runs, job_dir, display, max_parallel=jobs, repeat=repeat, until_fail=until_fail)
     # A runner that was killed left its machines.
     clean_up(job_dir.parent)

@@ -40,5 +40,6 @@ def run_one(request: RunRequest, run_dir: Path) -> RunResult:
 def interrupt_once(number: int, _frame: FrameType | None) -> None:
     """Signal handler: raise Interrupted, and let nothing disturb the teardown that follows."""
     for other in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(other, signal.SIG_IGN)
+        # Not SIG_IGN: the commands of the teardown would inherit it, and could not be ended themselves.
+        signal.signal(other, lambda _number, _frame: None)
     raise Interrupted(signal.Signals(number).name)

@@ -87,9 +87,9 @@ class _Follower:
         self.tracker.feed(event)
         self.state.step = self.tracker.current()
         match event["event"]:
-            case "step-begin":
+            case "step-begin" | "step-end" as kind:
                 self.state.note = ""
-                return self.state.step
+                return self.state.step if kind == "step-begin" else ""
             case "progress":
                 self.state.note = str(event.get("text", ""))
                 return self.state.note

@@ -29,6 +29,7 @@ REQUEST = RunRequest(scenario="net-a")
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """Stands in for lab.scenarios.run; a test sets its ``execute``."""
+    monkeypatch.setenv(proc.RUN_MARK, "")
     module = types.ModuleType("lab.scenarios.run")
     monkeypatch.setitem(sys.modules, "lab.scenarios.run", module)
     return module
@@ -76,6 +77,9 @@ def test_only_the_first_signal_interrupts() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
+    with proc.spawn(["sleep", "60"]) as child:
+        child.signal(signal.SIGTERM)
+        assert child.wait(Deadline(20)) == -signal.SIGTERM, "the handlers are not inherited"
 
 
 _FOLLOW = """

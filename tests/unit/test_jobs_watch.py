@@ -73,7 +73,7 @@ def test_steps_and_progress(run: Run) -> None:
     assert (run.display.shown[0].step, run.display.shown[0].note) == ("machines > l1", "kernel: 40 %")
     run.event("step-end", step="l1")
     assert run.look() == []
-    assert run.display.shown[0].step == "machines"
+    assert (run.display.shown[0].step, run.display.shown[0].note) == ("machines", "")
     assert run.watch.busy
 
 
