@@ -145,12 +145,14 @@ def select(names: Sequence[str], tags: Sequence[str], template: RunRequest) -> l
     if not names and not tags:
         raise InputError(["name a scenario, a file or a suite"], hint="vdpalab list")
     problems = _kernel_problems(template, known("kernels"))
-    chosen, plans = [], []
-    try:
-        chosen = expand(names or ["all"])
-    except InputError as error:
-        problems += error.problems
-    for name in chosen:
+    chosen: list[str] = []
+    plans: list[Plan] = []
+    for word in names or ["all"]:
+        try:
+            chosen += expand([word])
+        except InputError as error:
+            problems += error.problems
+    for name in dict.fromkeys(chosen):
         try:
             plans.append(make_plan(template.model_copy(update={"scenario": name})))
         except InputError as error:

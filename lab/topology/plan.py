@@ -117,9 +117,6 @@ def make_plan(request: RunRequest) -> Plan:
 
 def plan(name: str, scenario: Scenario, site: NestedSite | SshSite, request: RunRequest, run_id: str) -> Plan:
     """Decide everything. ``run_id`` is eight hexadecimal digits."""
-    vhost = scenario.attach.mode is AttachMode.VHOST_VDPA
-    migrates = isinstance(scenario.action, Migrate)
-    guests = ("l2", "l2dst") if migrates else ("l2",) if vhost else ()
     net = 0x10 + int(run_id[:1], 16)
     return Plan(
         run_id=run_id,
@@ -128,13 +125,20 @@ def plan(name: str, scenario: Scenario, site: NestedSite | SshSite, request: Run
         site_name=request.site,
         site=site,
         request=request,
-        guests=guests,
+        guests=guests(scenario),
         cold=request.cold or scenario.cold,
         macs=_macs(scenario, run_id),
         addresses={"server": f"10.{net}.0.2", "client": f"10.{net}.0.1", "prefix": "24"},
         vdpa=VdpaNames(main=f"v{run_id}a", second=f"v{run_id}b"),
         lacks=_lacks(scenario, site),
     )
+
+
+def guests(scenario: Scenario) -> tuple[str, ...]:
+    """Names of the L2 guests that a scenario needs."""
+    if isinstance(scenario.action, Migrate):
+        return ("l2", "l2dst")
+    return ("l2",) if scenario.attach.mode is AttachMode.VHOST_VDPA else ()
 
 
 def contradictions(scenario: Scenario, request: RunRequest) -> list[str]:
