@@ -34,6 +34,8 @@ def main() -> int:
     job_dir = Path(sys.argv[1])
     spec = json.loads((job_dir / JOB).read_text(encoding="utf-8"))
     settings.update_option("plugins.disable", _DISABLED)
+    # Any directory that exists; else avocado makes ~/avocado/tests to say in its log where it is.
+    settings.update_option("datadir.paths.test_dir", str(job_dir))
     # Known to avocado without being asked for its capabilities, and found without PATH.
     RUNNERS_REGISTRY_STANDALONE_EXECUTABLE[KIND] = [sys.executable, "-P", "-m", "lab.jobs.runner"]
     config = job_config(spec, job_dir)

@@ -45,6 +45,8 @@ class Lines:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VDPALAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}/tests/standin:{ROOT}")
 
 
@@ -108,6 +110,7 @@ def test_two_at_once_each_with_its_own_verdict(
     assert "good: machines > l1" in display.lines
     assert "good: kernel 40 %" in display.lines
     assert outcome.results[3].reason == "defect of the lab: RuntimeError: oops"
+    assert not (job_dir.parent / "avocado").exists(), "avocado wrote into the home directory"
     assert "RuntimeError: oops" in (job_dir / "004-defect" / "runner.log").read_text()
     # avocado said nothing on our streams, and left them to us.
     print("still ours")
