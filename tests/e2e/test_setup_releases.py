@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("releases"), pytest.m
 ROOT = Path(__file__).parents[2]
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _REACH = ("PIP_", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy")
 
 
@@ -89,7 +90,8 @@ def mmdebstrap_argv(codename: str, scratch: Path) -> list[str]:
     hooks = [
         f"copy-in {shlex.quote(str(scratch / 'machine'))} {shlex.quote(str(scratch / 'checkout'))} /",
         'mkdir "$1/results"',
-        'chroot "$1" sh /checkout/tests/e2e/release.sh >&2',
+        # A fresh machine has none of this one's environment but what machine_settings carries over.
+        f'env -i PATH={_PATH} chroot "$1" sh /checkout/tests/e2e/release.sh >&2',
         f"copy-out /results {shlex.quote(str(scratch))}",
     ]
     return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -46,10 +48,10 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
         proc.foreground([str(tmp_path / "absent")])
 
 
-@pytest.mark.parametrize("number", ["TERM", "INT"])
-def test_an_interrupt_lets_the_command_clean_up(number: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_lets_the_command_clean_up(number: signal.Signals, tmp_path: Path) -> None:
     with proc.spawn([sys.executable, "-P", "-c", PARENT, CHILD, str(tmp_path)]) as parent:
         wait_until(lambda: (tmp_path / "up").exists(), Deadline(20), "the child")
-        proc.run(["kill", f"-{number}", str(parent.pid)])
+        os.kill(parent.pid, number)
         assert parent.wait(Deadline(20)) == 130
     assert (tmp_path / "cleaned").exists()
