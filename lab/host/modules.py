@@ -70,8 +70,8 @@ def _text(value: Parameter) -> str:
 
 
 def _same(wanted: Parameter, loaded: str) -> bool:
-    # The kernel prints a bool as Y or N and takes 1 or 0.
-    return loaded == (("Y" if wanted else "N") if isinstance(wanted, bool) else str(wanted))
+    # What is a switch to us is a bool (Y or N when read) or an int (1 or 0) to the kernel: vdpa_sim has one of each.
+    return loaded in (("1", "Y") if wanted else ("0", "N")) if isinstance(wanted, bool) else loaded == str(wanted)
 
 
 def _differences(wanted: Mapping[str, Parameter], loaded: Mapping[str, str], optional: set[str]) -> list[str]:

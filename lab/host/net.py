@@ -32,12 +32,13 @@ done
 # Interface $1 with address $2 and MTU $3, in a new namespace $4 if that is not empty. No IPv6 address: what the kernel
 # sends on its own would be counted with the traffic under test.
 _CONFIGURE = """
-ip link set dev "$1" addrgenmode none 2>/dev/null || :
 if [ -n "$4" ]; then
     ip netns add "$4"
     ip link set dev "$1" netns "$4"
 fi
+[ -e /proc/net/if_inet6 ] && v6=1 || v6=
 ip ${4:+-n "$4"} -batch - <<IP
+${v6:+link set dev $1 addrgenmode none}
 link set dev lo up
 link set dev $1 mtu $3
 address add $2/24 dev $1
@@ -58,8 +59,9 @@ fi
 # Two ipvlan slaves of $1 in the namespaces $4 and $6 with addresses $5 and $7. Slaves share the parent's MAC ($3) and
 # `vepa` forbids switching between them inside the host, so each frame goes out to the device and is looped back by it.
 _LOOPBACK = """
+[ -e /proc/net/if_inet6 ] && v6=1 || v6=
 ip -batch - <<IP
-link set dev $1 addrgenmode none
+${v6:+link set dev $1 addrgenmode none}
 link set dev $1 mtu $2
 link set dev $1 up
 netns add $4
@@ -70,7 +72,7 @@ IP
 read -r mac <"/sys/class/net/$1/address"
 slave() {
     ip -n "$1" -batch - <<IP
-link set dev $2 addrgenmode none
+${v6:+link set dev $2 addrgenmode none}
 link set dev lo up
 address add $3/24 dev $2
 link set dev $2 up

@@ -1,8 +1,9 @@
 """vDPA devices of a host, by iproute2's ``vdpa`` tool (vdpa-mgmtdev(8), vdpa-dev(8)) and the vDPA bus in sysfs.
 
-Traps of the tool's JSON, seen in iproute2 6.15's output: some keys end in a space (``"link "``), a feature bit that the
-tool has no name for is a bare number in the list of names, the class is ``block`` in one place and the type
-``network`` in another, and a field that the device does not have is absent.
+Traps of the tool's JSON, seen in the output of iproute2 6.15 (tests/unit/samples/vdpa): some keys end in a space
+(``"link "``), a feature bit that the tool has no name for is a bare number among the names (all of a block device's),
+a net device is of class ``net`` here and of type ``network`` there, a field that the device does not have is absent,
+and the ``queue_type`` of vstats is wrong (``control_vq`` for the receive queue): the counters' own names are right.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ def device(
 ) -> Iterator[VdpaDevice]:
     """A vDPA device of ``mgmtdev`` for as long as the block lasts, bound to no bus driver.
 
+    A PCI parent carries one device. Trying a second one there fails, and deleting the first then crashes Linux 6.12
+    (vp_vdpa forgets which device is its own).
     ``features`` provisions a subset of the device's virtio features. Deleting it waits in the kernel until the last
     user of its vhostdev node has closed it, so QEMU must be gone or the device unplugged before the block ends.
     """
@@ -146,7 +149,7 @@ def require_isolated_dma(host: Host, parent: MgmtDev) -> None:
     """Refuse a PCI parent whose DMA a guest could use to overwrite the host's memory, or that no guest could open.
 
     Without VIRTIO_F_ACCESS_PLATFORM the function ignores the IOMMU: vhost_vdpa still opens, QEMU forces the feature,
-    the device drops it silently, and guest addresses hit the host's memory (virtio 1.2 section 6, facts/vdpa.md 2.1).
+    the device drops it silently, and guest addresses hit the host's memory (virtio 1.2 section 6; vdpa.md 2.1).
     Software devices translate in the driver and pass. Raises LabError.
     """
     function = parent.pci

@@ -22,7 +22,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TreeHost(Host):
-    """Runs commands here, for real, but with ``/sys`` and ``/run/netns`` in a folder and with stubs for programs.
+    """Runs commands here, for real, but with ``/sys``, ``/run`` and ``/proc/net`` in a folder, and stubs as programs.
 
     So the shell scripts that a helper sends are executed, and what they write to sysfs can be read back.
     """
@@ -67,7 +67,9 @@ class TreeHost(Host):
         return self.log.read_text().splitlines()
 
     def _execute(self, argv: Sequence[str], data: bytes, deadline: Deadline) -> Completed:
-        moved = [word.replace("/sys/", f"{self.root}/sys/").replace("/run/", f"{self.root}/run/") for word in argv]
+        moved = list(argv)
+        for top in ("/sys/", "/run/", "/proc/net/"):
+            moved = [word.replace(top, f"{self.root}{top}") for word in moved]
         env = {"PATH": f"{self._bin}:{os.environ['PATH']}", "LC_ALL": "C"}
         return proc.run(moved, input=data, env=env, check=False, timeout_s=deadline.left())
 

@@ -18,9 +18,10 @@ NOT_FOUND = 'echo "modprobe: FATAL: Module $1 not found in directory /lib/module
 def test_parameters_are_given_and_read_back(tree: TreeHost) -> None:
     tree.program("modprobe")
     tree.file("/sys/module/vdpa_sim/parameters/use_va", "N")
+    tree.file("/sys/module/vdpa_sim/parameters/batch_mapping", "0")
     tree.file("/sys/module/vdpa_sim/parameters/max_iotlb_entries", "5")
-    modules.load(tree, "vdpa_sim", {"use_va": False, "max_iotlb_entries": 5})
-    assert tree.programs == ["modprobe vdpa_sim use_va=0 max_iotlb_entries=5"]
+    modules.load(tree, "vdpa_sim", {"use_va": False, "batch_mapping": False, "max_iotlb_entries": 5})
+    assert tree.programs == ["modprobe vdpa_sim use_va=0 batch_mapping=0 max_iotlb_entries=5"]
 
 
 def test_loaded_with_other_parameters_is_an_error_that_names_each(tree: TreeHost) -> None:

@@ -66,10 +66,10 @@ def test_configured_in_a_namespace(tree: TreeHost) -> None:
         assert tree.path("/run/netns/run1-peer").exists()
     assert not tree.path("/run/netns/run1-peer").exists()
     assert tree.programs == [
-        "ip link set dev eth1 addrgenmode none",
         "ip netns add run1-peer",
         "ip link set dev eth1 netns run1-peer",
         "ip -n run1-peer -batch -",
+        "  ",
         "  link set dev lo up",
         "  link set dev eth1 mtu 1400",
         "  address add 10.1.0.1/24 dev eth1",
@@ -77,6 +77,16 @@ def test_configured_in_a_namespace(tree: TreeHost) -> None:
         "ip -n run1-peer link set dev eth1 netns 1",
         "ip netns delete run1-peer",
     ]
+
+
+def test_no_ipv6_address_where_the_kernel_has_ipv6(tree: TreeHost) -> None:
+    stub_ip(tree)
+    tree.file("/proc/net/if_inet6")
+    interface(tree, "eth1", MAC)
+    net.configure(tree, "eth1", "10.1.0.1")
+    net.make_loopback(tree, "eth1", ("run1-a", "run1-b"), ("10.9.0.1", "10.9.0.2"))
+    assert tree.programs.count("  link set dev eth1 addrgenmode none") == 2
+    assert tree.programs.count("  link set dev loop0 addrgenmode none") == 2
 
 
 def test_configured_without_namespace(tree: TreeHost) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lab import proc
 from lab.attach import vhost_vdpa, virtio_vdpa
-from lab.errors import CommandError, LabError
+from lab.errors import CommandError, DeadlineExceeded, LabError
 from lab.evidence.record import Record
 from lab.host import modules, net, pci, shell, vdpa
 from lab.host.fake import FakeHost
@@ -48,6 +48,23 @@ def test_put_writes_a_line_and_tells_the_kernels_answer(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "1\n"
     with pytest.raises(CommandError, match="No such file"):
         run_script(host, 'put 1 "$1/file"; echo not reached', str(tmp_path / "missing"))
+
+
+def test_messages_leave_the_script_out(tmp_path: Path) -> None:
+    host = FakeHost({"*": (1, "Device or resource busy")}, tmp_path)
+    with pytest.raises(CommandError) as caught:
+        run_script(host, "put 1 /sys/secret", "vdpa0")
+    assert "'…' vdpalab vdpa0' ended with 1" in str(caught.value).replace('"', "'")
+    assert "secret" not in str(caught.value)
+    assert "busy" in str(caught.value)
+    assert caught.value.log is not None
+    assert "secret" in caught.value.log.read_text()
+
+
+def test_late_script_is_named_by_its_arguments(tmp_path: Path) -> None:
+    host = LocalHost("here", Record(tmp_path))
+    with pytest.raises(DeadlineExceeded, match="here: the end of sh -ec '…' vdpalab vdpa0"):
+        run_script(host, "exec sleep 10", "vdpa0", timeout_s=0.1)
 
 
 def test_undo_runs_after_success_and_its_error_is_raised(tmp_path: Path) -> None:
