@@ -1,0 +1,89 @@
+"""What a QEMU said on stderr. A clean stderr is necessary, never sufficient (facts: nested.md sections 3, 5b, 6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lab.checks.expectations import excused
+from lab.config.scenario import Expected
+from lab.model import Check, Level, Verdict
+
+_NAME = "clean QEMU stderr"
+_EXPECTED = "nothing but lines known to be harmless"
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Text that QEMU prints (a regular expression that may span lines) and what it means."""
+
+    pattern: str
+    meaning: str
+
+
+# QEMU goes on running after each of these, the guest has its device with link up, and no byte passes.
+DEAD_DATA_PATH = (
+    Phrase(r"falling back on userspace virtio", "vhost could not be started"),
+    Phrase(r"unable to start vhost net", "vhost could not be started"),
+    Phrase(r"vhost_set_vring_\w+ failed", "the kernel refused a virtqueue parameter"),
+    Phrase(r"failed to write, fd=\d+, errno=\d+", "the kernel refused an IOTLB message (max_iotlb_entries, memlock)"),
+    Phrase(r"vhost vdpa map fail", "guest memory is not mapped"),
+    Phrase(r"DMA mapping failed, unable to continue", "guest memory is not mapped"),
+)
+
+HARMLESS = (
+    Phrase(r"terminating on signal \d+(?: from pid \d+ .*)?", "the lab ended it"),
+    Phrase(r"warning: TCG doesn't support requested feature: .*", "TCG lacks a CPU feature that the model names"),
+    Phrase(
+        r"(?:virtio-net: )?wrong value for queue_enable 0\b.*",
+        "vp_vdpa takes a queue down by writing 0; the device recovers at the next reset (vdpa.md 2.1)",
+    ),
+    Phrase(
+        r"vtd_iova_to_\w+: detected .*\n.*vtd_iommu_translate: .*dev=00:1f:02.*",
+        "q35's AHCI uses the firmware's old buffer after a restore (nested.md 7)",
+    ),
+    Phrase(r"vtd_iommu_translate: .*dev=00:1f:02.*", "the same, without the first line"),
+    Phrase(r"char device redirected to .*", "where a console is"),
+)
+
+# Every message starts with the program's name; the rest of its line is matched above.
+_PREFIX = re.compile(r"^(?:\S*qemu\S*|kvm): ", re.MULTILINE)
+
+
+def judge(text: str | None, *, machine: str, level: Level, expected: Sequence[Expected] = ()) -> list[Check]:
+    """Judge the whole stderr of the QEMU that runs ``machine``; None when it could not be read. ``level`` is QEMU's.
+
+    A line that is not in the table of harmless ones fails: it is looked at once, and then fixed or added with a reason.
+    """
+    if text is None:
+        return [Check.unproven(_NAME, "stderr could not be read", _EXPECTED, machine=machine)]
+    rest, harmless = _without_harmless(_PREFIX.sub("", text.replace("\r", "")))
+    lines = [line for line in rest.splitlines() if line.strip()]
+    bad = [line for line in lines if not excused(line, level, expected)]
+    if not bad:
+        seen = _clean_sentence(harmless, len(lines))
+        return [Check(_NAME, Verdict.PASS, seen, _EXPECTED, machine=machine)]
+    dead = list(dict.fromkeys(phrase.meaning for phrase in DEAD_DATA_PATH if re.search(phrase.pattern, "\n".join(bad))))
+    seen = "\n".join([*(f"dead data path: {meaning}" for meaning in dead), *bad[:_SHOWN], *_more(len(bad))])
+    return [Check.judged(_NAME, False, seen, _EXPECTED, level=level, machine=machine)]
+
+
+def _without_harmless(text: str) -> tuple[str, list[str]]:
+    """The text without harmless lines, and why each kind of them is harmless."""
+    reasons = []
+    for phrase in HARMLESS:
+        text, count = re.subn(f"^{phrase.pattern}$", "", text, flags=re.MULTILINE)
+        if count:
+            reasons.append(f"{count} x {phrase.meaning}")
+    return text, reasons
+
+
+def _clean_sentence(harmless: Sequence[str], expected: int) -> str:
+    parts = [*harmless, *([f"{expected} lines that the scenario expects"] if expected else [])]
+    return "; ".join(parts) or "nothing"
+
+
+def _more(count: int) -> list[str]:
+    return [f"… and {count - _SHOWN} more lines"] if count > _SHOWN else []

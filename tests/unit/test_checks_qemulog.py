@@ -1,0 +1,93 @@
+"""lab.checks.qemulog: lines as QEMU 10.0 and 11.1 print them."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.checks import qemulog
+from lab.config.scenario import Expected
+from lab.model import Check, Level, Verdict
+
+Q = "qemu-system-x86_64: "
+DEAD = {
+    "vring": f"{Q}vhost_set_vring_num failed: Invalid argument (22)\n"
+    f"{Q}unable to start vhost net: 22: falling back on userspace virtio\n",
+    "iotlb": f"{Q}failed to write, fd=14, errno=14 (Bad address)\n"
+    f"{Q}vhost-vdpa: DMA mapping failed, unable to continue\n",
+    "memlock": f"{Q}failed to write, fd=14, errno=12 (Cannot allocate memory)\n{Q}vhost vdpa map fail!\n",
+}
+HARMLESS = (
+    f"{Q}terminating on signal 15 from pid 812 (/usr/bin/python3)\n",
+    f"{Q}terminating on signal 2\n",
+    f"{Q}warning: TCG doesn't support requested feature: CPUID[eax=01h].ECX.x2apic [bit 21]\n",
+    f"{Q}virtio-net: wrong value for queue_enable 0\n",
+    f"{Q}wrong value for queue_enable 0\r\n",
+    f"{Q}vtd_iommu_translate: detected translation failure (dev=00:1f:02, iova=0x7ff3e000)\n",
+    f"{Q}vtd_iova_to_sspte: detected sspte permission error (iova=0x7ff3e000, level=0x3, sspte=0x0)\n"
+    f"{Q}vtd_iommu_translate: detected translation failure (dev=00:1f:02, iova=0x7ff3e000)\n",
+    "char device redirected to /dev/pts/3 (label serial0)\n",
+)
+
+
+def judge(text: str | None, expected: tuple[Expected, ...] = ()) -> Check:
+    (check,) = qemulog.judge(text, machine="l2", level=Level.L1_QEMU, expected=expected)
+    assert check.name == "clean QEMU stderr"
+    return check
+
+
+def test_silence() -> None:
+    check = judge("")
+    assert (check.verdict, check.seen) == (Verdict.PASS, "nothing")
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless_lines_are_named_with_their_reason(text: str) -> None:
+    check = judge(text)
+    assert check.verdict is Verdict.PASS, check.seen
+    assert check.seen.startswith("1 x ")
+
+
+def test_all_harmless_lines_together() -> None:
+    assert judge("".join(HARMLESS)).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("text", DEAD.values(), ids=DEAD)
+def test_each_way_of_a_dead_data_path(text: str) -> None:
+    check = judge("".join(HARMLESS) + text)
+    assert (check.verdict, check.level, check.machine) == (Verdict.FAIL, Level.L1_QEMU, "l2")
+    assert check.seen.startswith("dead data path: ")
+    assert "terminating" not in check.seen
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{Q}something new\n",
+        f"{Q}vtd_iommu_translate: detected translation failure (dev=01:00:01, iova=0x1f2a000)\n",
+        f"{Q}vtd_iova_to_sspte: detected sspte permission error (iova=0x0, level=0x3, sspte=0x0, write=0, pasid=0x0)\n",
+        f"{Q}wrong value for queue_enable 2\n",
+        "Bail out! ERROR:../hw/core/qdev.c:1: assertion failed\n",
+    ],
+)
+def test_a_line_that_nobody_has_looked_at_fails(line: str) -> None:
+    check = judge(line)
+    assert check.verdict is Verdict.FAIL
+    assert "dead" not in check.seen
+
+
+def test_a_flood_is_cut() -> None:
+    check = judge("".join(f"line {number}\n" for number in range(100)))
+    assert check.seen.endswith("… and 88 more lines")
+
+
+def test_what_the_scenario_expects_is_no_failure() -> None:
+    patterns = ("vhost_set_vring_num failed", "falling back on userspace virtio")
+    expected = tuple(Expected(level=Level.L1_QEMU, pattern=pattern) for pattern in patterns)
+    check = judge(DEAD["vring"], expected)
+    assert (check.verdict, check.seen) == (Verdict.PASS, "2 lines that the scenario expects")
+    assert judge(DEAD["vring"], expected[:1]).verdict is Verdict.FAIL
+
+
+def test_stderr_that_could_not_be_read() -> None:
+    check = judge(None)
+    assert (check.verdict, check.level) == (Verdict.ERROR, Level.LAB)
