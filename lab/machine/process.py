@@ -52,6 +52,11 @@ class QemuProcess(abc.ABC):
     def stop(self) -> None:
         """End it by force if it still runs, and give back what belongs to it."""
 
+    @staticmethod
+    def describe_end(status: int) -> str:
+        """``SIGKILL`` for -9, ``exit status 1`` for 1."""
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
     def note_argv(self, argv: Sequence[str]) -> None:
         """Keep the command line, one that can be pasted."""
         self.folder.joinpath("argv.txt").write_text(shlex.join(argv) + "\n")
@@ -169,8 +174,3 @@ class NestedQemu(QemuProcess):
                 wait_until(lambda: self.poll() is not None, Deadline(10), "the nested QEMU's end", every_s=0.2)
         finally:
             self._stack.close()
-
-
-def signal_name(status: int) -> str:
-    """``SIGKILL`` for -9, ``exit status 1`` for 1."""
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -5,9 +5,29 @@ The proof is always taken around a workload that runs to its end: counters befor
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lab.model import Check, Metric, WorkloadResult
+from lab.actions import migrate, unplug
+from lab.checks import datapath, integrity, process, topology
+from lab.config.scenario import Fio, Iperf3, Migrate, Unplug, VdpaSim, VpVdpa
+from lab.errors import LabError
+from lab.host.endpoints import NetEnd
+from lab.host.vdpa import VdpaDevice
+from lab.model import AttachMode, Check, Level, Metric, QemuDevice, WorkloadResult
+from lab.topology import devices as bringup
+from lab.topology.counters import sample
+from lab.topology.devices import BlockPath, Devices, NetPath, Path
+from lab.topology.lab import Guest, Lab
+from lab.wait import Deadline, wait_until
+from lab.workloads import fio, iperf3
+from lab.workloads.base import Job
+
+# The traffic under an action outlives the action by far; it is stopped, or finished, when the action is over.
+_UNDER_ACTION_S = 30.0
+_FLOWING_S = 20.0
+_GROWTH = {"vdpa_sim": "tx bytes", "vp_vdpa": "irqs"}
 
 
 @dataclass
@@ -17,7 +37,218 @@ class Findings:
     checks: list[Check] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
 
-    def add(self, result: WorkloadResult, prefix: str = "") -> None:
-        """Take over the result of a workload; ``prefix`` tells two runs of one workload apart."""
+    def add(self, result: WorkloadResult) -> None:
+        """Take over the result of a workload."""
         self.checks += result.checks
-        self.metrics += [Metric(prefix + metric.name, metric.value, metric.unit) for metric in result.metrics]
+        self.metrics += result.metrics
+
+
+@dataclass
+class Exercise:
+    """One device under test, its path and what has been found so far."""
+
+    lab: Lab
+    devices: Devices
+    path: Path
+    given: QemuDevice | None
+    found: Findings
+
+    def run(self) -> None:
+        """Judge where the device sits, then exercise it."""
+        action = self.lab.plan.scenario.action
+        self._judge_topology()
+        if isinstance(action, Migrate):
+            Migration(self).run(action)
+        elif isinstance(action, Unplug):
+            Unplugging(self).run(action)
+        else:
+            self.prove(self.devices.main)
+
+    def prove(self, device: VdpaDevice, label: str = "") -> None:
+        """Run the workload to its end and hold the device's own counters against what it moved."""
+        before = sample(self.lab, device)
+        result = self._start(label).finish()
+        after = sample(self.lab, device)
+        self.found.add(result)
+        self.found.checks += datapath.judge(
+            self._key(), before, after, result.moved, machine=self.user, digests=self._digests()
+        )
+
+    @property
+    def user(self) -> str:
+        """The machine that uses the device."""
+        return "l2" if self.lab.plan.guests else "l1"
+
+    @property
+    def blame(self) -> Level:
+        """Whose fault a workload that fails is, when no log tells more."""
+        return Level.L2_KERNEL if self.lab.plan.guests else Level.L1_KERNEL
+
+    def background(self, seconds: float, *, reverse: bool = True) -> Job:
+        """Traffic that goes on under an action."""
+        path = self.path
+        assert isinstance(path, NetPath)
+        folder = self.lab.record.path
+        return iperf3.start_background(
+            path.server, path.client, folder, seconds=seconds, reverse=reverse, level=self.blame
+        )
+
+    def wait_flowing(self, device: VdpaDevice) -> None:
+        """Wait until the device's own counter grows: an action under traffic that has not begun proves nothing."""
+        name = _GROWTH[self.lab.plan.scenario.device.provider]
+        first = sample(self.lab, device).get(name, 0)
+        deadline = Deadline(_FLOWING_S * self.lab.slowness["l1"])
+        wait_until(lambda: sample(self.lab, device).get(name, 0) > first, deadline, f"{device.name}: {name} to grow")
+
+    def _key(self) -> datapath.Key:
+        scenario = self.lab.plan.scenario
+        return scenario.device_class, scenario.device.provider, scenario.attach.mode
+
+    def _start(self, label: str) -> Job:
+        workload, path, folder = self.lab.plan.scenario.workload, self.path, self.lab.record.path
+        if isinstance(workload, Iperf3) and isinstance(path, NetPath):
+            return iperf3.start(workload, path.server, path.client, folder, label=label, level=self.blame)
+        if isinstance(workload, Fio) and isinstance(path, BlockPath):
+            return fio.start(workload, path.disk, folder, label=label, level=self.blame)
+        raise LabError(f"{workload.kind} does not run on this device")
+
+    def _digests(self) -> datapath.Digests | None:
+        if not isinstance(self.path, BlockPath) or self.path.witness is None:
+            return None
+        written = integrity.write(self.path.disk, integrity.pattern(secrets.token_hex(8)))
+        witness = self.path.witness
+        return datapath.Digests(written, integrity.read(witness.host, witness.device))
+
+    def _judge_topology(self) -> None:
+        scenario, device = self.lab.plan.scenario, self.devices.main
+        pci = device.mgmtdev.removeprefix("pci/") if device.mgmtdev.startswith("pci/") else None
+        expected = topology.Expected(
+            scenario.attach.mode,
+            scenario.device_class,
+            parent=pci,
+            parent_driver="vp-vdpa" if pci else None,
+            own_group=pci is not None and scenario.attach.mode is AttachMode.VHOST_VDPA,
+        )
+        self.found.checks += topology.judge(self.lab.host, device.name, expected, netns=self._netns())
+
+    def _netns(self) -> str | None:
+        """Where sysfs shows the interface of a device that L1 itself uses."""
+        moved = isinstance(self.path, NetPath) and not self.lab.plan.guests
+        if not moved or isinstance(self.lab.plan.scenario.device, VdpaSim):
+            return None
+        assert isinstance(self.path, NetPath)
+        return self.path.server.netns
+
+
+@dataclass
+class Unplugging:
+    """device_del under traffic, the device free again, plugged back, traffic again."""
+
+    exercise: Exercise
+
+    def run(self, action: Unplug) -> None:
+        """Do it, and prove the path before and after."""
+        exercise, lab = self.exercise, self.exercise.lab
+        guest, given, device = lab.guests["l2"], exercise.given, exercise.devices.main
+        assert given is not None
+        exercise.prove(device, "before")
+        pid, node = guest.process.pid, _node(given)
+        attached = process.look(lab.host, pid)
+        traffic = exercise.background(_UNDER_ACTION_S)
+        exercise.wait_flowing(device)
+        with lab.record.step("unplug"):
+            record = unplug.run(guest.machine, given, action, lab.slowness["l2"])
+        exercise.found.metrics += record.metrics()
+        released = process.look(lab.host, pid)
+        traffic.stop()
+        exercise.found.checks += [
+            process.open_node(attached, node, machine="l2"),
+            process.open_node(released, node, machine="l2", attached=False),
+            _pinned(lab, attached, released),
+        ]
+        with lab.record.step("plug"):
+            guest.machine.plug(given)
+            self._address(guest)
+        exercise.prove(device, "after")
+
+    def _address(self, guest: Guest) -> None:
+        lab = self.exercise.lab
+        mac = lab.plan.macs["vf1" if isinstance(lab.plan.scenario.device, VpVdpa) else "sim"]
+        bringup.address_in_guest(lab, guest, mac)
+
+
+@dataclass
+class Migration:
+    """L2 moves between two QEMUs in one L1 while its traffic goes on."""
+
+    exercise: Exercise
+
+    def run(self, action: Migrate) -> None:
+        """Do it; the device at the destination must carry what the one at the source carried."""
+        exercise, lab = self.exercise, self.exercise.lab
+        source, devices = lab.guests["l2"], exercise.devices
+        assert devices.second is not None
+        with lab.record.step("destination"):
+            given = bringup.give_to_guest(lab, devices.second)
+            destination = lab.start_guest("l2dst", [given], incoming=True)
+        traffic = exercise.background(_UNDER_ACTION_S)
+        exercise.wait_flowing(devices.main)
+        with lab.record.step("migrate"):
+            uri = f"unix:/run/vdpalab/{lab.plan.run_id}.migrate"
+            record = migrate.run(source.machine, destination.machine, action, uri, lab.slowness["l2"])
+        exercise.found.metrics += record.metrics()
+        silent, begun = sample(lab, devices.main), sample(lab, devices.second)
+        old = source.shell
+        lab.log_in(destination)
+        traffic.rehost(old, destination.shell)
+        exercise.wait_flowing(devices.second)
+        exercise.found.add(traffic.finish())
+        self._judge_sides(silent, begun)
+        exercise.path = self._path(destination)
+        exercise.prove(devices.second, "destination")
+
+    def _judge_sides(self, silent: Mapping[str, int], begun: Mapping[str, int]) -> None:
+        lab, devices = self.exercise.lab, self.exercise.devices
+        assert devices.second is not None
+        name = _GROWTH["vdpa_sim"]
+        at_source = sample(lab, devices.main)
+        at_destination = sample(lab, devices.second)
+        frozen = bool(silent) and at_source == silent
+        grown = at_destination.get(name, 0) - begun.get(name, 0)
+        self.exercise.found.checks += [
+            Check.judged(
+                "source silent after migration", frozen, f"{name}: {silent.get(name)} -> {at_source.get(name)}",
+                "no counter moves", level=Level.L1_QEMU, machine="l2",
+            ),
+            Check.judged(
+                "traffic goes on at the destination", grown > 0, f"{name} grew by {grown}",
+                "the counter moves", level=Level.L1_QEMU, machine="l2dst", proof=True,
+            ),
+        ]  # fmt: skip
+
+    def _path(self, destination: Guest) -> NetPath:
+        """The same ends, reached through the destination."""
+        path = self.exercise.path
+        assert isinstance(path, NetPath)
+        return NetPath(*(_moved(end, destination) for end in (path.server, path.client)))
+
+
+def _moved(end: NetEnd, destination: Guest) -> NetEnd:
+    return NetEnd(destination.shell, end.interface, end.address, end.netns)
+
+
+def _node(given: QemuDevice) -> str:
+    return str((given.netdev or given.device)["vhostdev"])
+
+
+def _pinned(lab: Lab, attached: process.Held | None, released: process.Held | None) -> Check:
+    """A parent behind the platform's IOMMU pins the guest's RAM, and so does vdpa_sim without use_va."""
+    device = lab.plan.scenario.device
+    pins = not isinstance(device, VdpaSim) or not device.use_va
+    ram_kb = lab.plan.l2.memory_mb * 1024 if pins else 0
+    return process.vm_pinned(process.Held(0, ()), attached, released, ram_kb=ram_kb, machine="l2")
+
+
+def exercise(lab: Lab, devices: Devices, path: Path, given: QemuDevice | None, found: Findings) -> None:
+    """Exercise the device under test of a lab whose devices are attached; ``found`` is filled as it goes."""
+    Exercise(lab, devices, path, given, found).run()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-
-from lab.topology.judge import judge_machines
 
 from lab.artifacts.provide import Artifacts, provide
 from lab.artifacts.store import Store, cache_root
@@ -30,6 +30,7 @@ from lab.scenarios.keep import wait_while_kept
 from lab.scenarios.verdict import Outcome, judge
 from lab.topology.collect import collect
 from lab.topology.devices import attach, make_devices
+from lab.topology.judge import judge_machines
 from lab.topology.lab import Lab
 from lab.topology.plan import Plan, make_plan
 from lab.topology.undo import Undo
@@ -66,12 +67,20 @@ def execute(request: RunRequest, run_dir: Path) -> RunResult:
         if _keep(request, result) and not isinstance(run.error, Interrupted):
             wait_while_kept(run.record, run.lab, result)
     finally:
+        _ignore_signals()
         failed = _undo(run, undo)
         result = _conclude(run, failed)
         _write(run.record, result)
         run.record.event("verdict", verdict=result.verdict, level=result.level, reason=result.reason)
         run.record.close()
     return result
+
+
+def _ignore_signals() -> None:
+    """A teardown that has begun is finished. Not SIG_IGN, which the commands of the teardown would inherit."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda _number, _frame: None)
 
 
 def _write(record: Record, result: RunResult) -> None:
@@ -121,14 +130,14 @@ def _guard(run: _Run, step: Callable[[], None]) -> None:
         run.stopped = True
     except (LabError, Interrupted) as error:
         run.error = run.error or error
-        run.record.event("error", error=str(error), kind=type(error).__name__)
+        run.record.event("error", error=str(error), type=type(error).__name__)
     except KeyboardInterrupt:
         run.error = Interrupted()
-        run.record.event("error", error="interrupted", kind="Interrupted")
+        run.record.event("error", error="interrupted", type="Interrupted")
     except Exception as error:
         run.error = run.error or error
         run.record.write("traceback.txt", traceback.format_exc())
-        run.record.event("error", error=repr(error), kind=type(error).__name__, traceback="traceback.txt")
+        run.record.event("error", error=repr(error), type=type(error).__name__, traceback="traceback.txt")
 
 
 def _judge(run: _Run) -> None:

@@ -1,0 +1,41 @@
+"""Sampling what the devices themselves count, for the proof in lab.checks.datapath."""
+
+from __future__ import annotations
+
+from lab.checks import counters
+from lab.config.scenario import VdpaSim
+from lab.errors import LabError
+from lab.host import vdpa
+from lab.host.vdpa import VdpaDevice
+from lab.model import DeviceClass
+from lab.topology.lab import BLOCK_SERIAL, Lab
+
+
+def sample(lab: Lab, device: VdpaDevice) -> dict[str, int]:
+    """The counters of the device under test, now; what could not be read is left out and then proves nothing."""
+    scenario = lab.plan.scenario
+    try:
+        if isinstance(scenario.device, VdpaSim):
+            return _simulator(lab, device) if scenario.device_class is DeviceClass.NET else {}
+        return _interrupts(lab, device) | _back_end(lab)
+    except LabError as error:
+        lab.record.event("sample-failed", device=device.name, error=str(error))
+        return {}
+
+
+def _simulator(lab: Lab, device: VdpaDevice) -> dict[str, int]:
+    return vdpa.vstats(lab.host, device.name, 0) | vdpa.vstats(lab.host, device.name, 1)
+
+
+def _interrupts(lab: Lab, device: VdpaDevice) -> dict[str, int]:
+    function = device.mgmtdev.removeprefix("pci/")
+    return counters.irqs(lab.host.get("/proc/interrupts").decode(), f"vp-vdpa[{function}]-")
+
+
+def _back_end(lab: Lab) -> dict[str, int]:
+    """Counters of L0's QEMU, the machine that the device is made by; none on a real host."""
+    if lab.l1 is None:
+        return {}
+    if lab.plan.scenario.device_class is DeviceClass.BLK:
+        return counters.blockstats(lab.l1.query("query-blockstats"), BLOCK_SERIAL)
+    return counters.backend(lab.l1.process.folder / "vf1.pcap", lab.plan.macs["vf1"])

@@ -1,0 +1,57 @@
+"""Judging the machines themselves: are they alive, what did their kernels log, what did their QEMUs say."""
+
+from __future__ import annotations
+
+from lab.checks import expectations, kernellog, qemulog
+from lab.machine.machine import Machine, State
+from lab.model import Check, Level
+from lab.topology.collect import Logs
+from lab.topology.lab import Lab
+
+
+def judge_machines(lab: Lab, logs: Logs) -> list[Check]:
+    """Judge every machine of the run; called before anything is undone."""
+    checks: list[Check] = []
+    for name, machine in lab.machines.items():
+        checks += [_alive(name, machine), *_kernel(lab, name, machine, logs), *_stderr(lab, name, machine)]
+    return checks + _expected(lab, logs)
+
+
+def _alive(name: str, machine: Machine) -> Check:
+    """QEMU runs, unless the lab or the scenario ended it."""
+    status = machine.process.poll()
+    ended = status is not None and not machine.end_expected
+    how = "is running" if status is None else f"ended ({machine.process.describe_end(status)})"
+    return Check.judged(
+        "QEMU alive", not ended, how, "runs until the lab ends it", level=machine.process.level, machine=name
+    )
+
+
+def _kernel(lab: Lab, name: str, machine: Machine, logs: Logs) -> list[Check]:
+    if machine.state is State.INCOMING:
+        return []  # it has no guest yet
+    return kernellog.judge(
+        _console(machine),
+        logs.dmesg.get(name),
+        machine=name,
+        level=machine.kernel_level,
+        expected=lab.plan.scenario.expect,
+    )
+
+
+def _stderr(lab: Lab, name: str, machine: Machine) -> list[Check]:
+    text = machine.process.stderr.read_text(errors="replace") if machine.process.stderr.exists() else None
+    return qemulog.judge(text, machine=name, level=machine.process.level, expected=lab.plan.scenario.expect)
+
+
+def _expected(lab: Lab, logs: Logs) -> list[Check]:
+    texts: dict[Level, list[str]] = {}
+    for name, machine in lab.machines.items():
+        texts.setdefault(machine.kernel_level, []).extend([_console(machine), logs.dmesg.get(name) or ""])
+        if machine.process.stderr.exists():
+            texts.setdefault(machine.process.level, []).append(machine.process.stderr.read_text(errors="replace"))
+    return expectations.judge(lab.plan.scenario.expect, texts)
+
+
+def _console(machine: Machine) -> str:
+    return machine.process.console.read_text(errors="replace") if machine.process.console.exists() else ""
