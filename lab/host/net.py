@@ -99,9 +99,22 @@ def find_interface(host: Host, mac: str, *, timeout_s: float = INTERFACE_S) -> s
 
 
 def configure(host: Host, interface: str, address: str, *, mtu: int = 1500, netns: str | None = None) -> NetEnd:
-    """Give an interface an address and an MTU and set it up, moved into a new namespace ``netns`` if one is named."""
+    """Give an interface an address and an MTU and set it up, moved into a new namespace ``netns`` if one is named.
+
+    Returns when it can send. Raises DeadlineExceeded when the device reports no carrier.
+    """
     run_script(host, _CONFIGURE, interface, address, str(mtu), netns or "")
-    return NetEnd(host, interface, address, netns)
+    end = NetEnd(host, interface, address, netns)
+    wait_until(
+        lambda: _operational(end), Deadline(INTERFACE_S * host.slowness), f"{host.name}: the carrier of {interface}"
+    )
+    return end
+
+
+def _operational(end: NetEnd) -> bool:
+    # Until the kernel has seen the carrier, what is sent is dropped. A device without a carrier says UNKNOWN.
+    words = end.host.run(end.argv(["ip", "-brief", "link", "show", "dev", end.interface])).text.split()
+    return len(words) > 1 and words[1] in ("UP", "UNKNOWN")
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ def interface(tree: TreeHost, name: str, mac: str, *, device: bool = True) -> No
 def stub_ip(tree: TreeHost, extra: str = "") -> None:
     """An ip that notes its batches too and makes and removes the files of namespaces."""
     tree.path("/run/netns").mkdir(parents=True)
+    tree.file("/operstate", "UP")
     tree.program(
         "ip",
         f"""
@@ -37,6 +38,7 @@ def stub_ip(tree: TreeHost, extra: str = "") -> None:
             esac
         }}
         case $* in
+            *-brief*) echo "eth1 $(cat {tree.root}/operstate) {MAC} <BROADCAST>" ;;
             *-batch*) while read -r line; do echo "  $line" >>"{tree.log}"; remember $line; done ;;
             *) remember "$@" ;;
         esac
@@ -74,6 +76,7 @@ def test_configured_in_a_namespace(tree: TreeHost) -> None:
         "  link set dev eth1 mtu 1400",
         "  address add 10.1.0.1/24 dev eth1",
         "  link set dev eth1 up",
+        "ip netns exec run1-peer ip -brief link show dev eth1",
         "ip -n run1-peer link set dev eth1 netns 1",
         "ip netns delete run1-peer",
     ]
@@ -87,6 +90,14 @@ def test_no_ipv6_address_where_the_kernel_has_ipv6(tree: TreeHost) -> None:
     net.make_loopback(tree, "eth1", ("run1-a", "run1-b"), ("10.9.0.1", "10.9.0.2"))
     assert tree.programs.count("  link set dev eth1 addrgenmode none") == 2
     assert tree.programs.count("  link set dev loop0 addrgenmode none") == 2
+
+
+def test_interface_without_carrier(tree: TreeHost) -> None:
+    stub_ip(tree)
+    tree.file("/operstate", "DOWN")
+    tree.slowness = 0.01
+    with pytest.raises(DeadlineExceeded, match="the carrier of eth1"), net.configured(tree, "eth1", "10.1.0.1"):
+        pytest.fail("must not be reached")
 
 
 def test_configured_without_namespace(tree: TreeHost) -> None:
