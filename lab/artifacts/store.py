@@ -91,10 +91,10 @@ class Store:
             return self._used(recipe, built=bool(why))
 
     def entries(self, name: str | None = None) -> list[Entry]:
-        """The entries (of one name), newest first; those with an unreadable manifest are left out."""
+        """The entries (of one name), last used first; those with an unreadable manifest are left out."""
         folders = (self.root / "entries").glob(f"{name or '*'}/*/")
         found = [entry for folder in folders if (entry := read_entry(folder))]
-        return sorted(found, key=lambda entry: entry.created, reverse=True)
+        return sorted(found, key=lambda entry: entry.used, reverse=True)
 
     def verify(self, name: str | None = None) -> dict[str, list[str]]:
         """Compare every file with what was published; return the problems by ``NAME@KEY``, and mark those entries.
@@ -110,16 +110,16 @@ class Store:
         return found
 
     def explain(self, name: str) -> list[str]:
-        """Why the newest entry of this name was built, and its inputs, as sentences. Raises InputError."""
+        """Why the last used entry of this name was built, and its inputs, as sentences. Raises InputError."""
         self._folders(name)
         entries = self.entries(name)
         if not entries:
             return [f"{name}: no readable entry; the next use builds it"]
-        newest = entries[0]
-        lines = [f"{name}@{newest.key} was built because {newest.why}"]
-        lines += [f"  {field} = {value}" for field, value in sorted(newest.inputs.items())]
+        last = entries[0]
+        lines = [f"{name}@{last.key} was built because {last.why}"]
+        lines += [f"  {field} = {value}" for field, value in sorted(last.inputs.items())]
         if len(entries) > 1:
-            lines.append(f"against the one before ({entries[1].key}): {_differences(entries[1].inputs, newest.inputs)}")
+            lines.append(f"against the one before ({entries[1].key}): {_differences(entries[1].inputs, last.inputs)}")
         return lines
 
     def gc(self, *, max_age_s: float | None = None, max_bytes: int | None = None, grace_s: float = 3600) -> list[Entry]:

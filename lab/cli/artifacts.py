@@ -31,7 +31,7 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def list_(as_json: bool) -> None:
-    """List what is built, newest first.
+    """List what is built, last used first.
 
     \b
     Example:
