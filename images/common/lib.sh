@@ -42,7 +42,7 @@ listening() {
 
 # The one line that the lab waits for on the console; what it would miss is said before it.
 announce() {
-    [ -s "$fw_cfg/authorized_keys/raw" ] || say 'no authorized_keys in fw_cfg: nobody can log in'
+    [ -e "$fw_cfg/authorized_keys/raw" ] || say 'no authorized_keys in fw_cfg: nobody can log in'
     say 'sshd ready'
 }
 

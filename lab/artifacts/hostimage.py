@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.artifacts import apt, bundle
+from lab.artifacts import apt, bundle, tools
 from lab.artifacts.apt import Apt
 from lab.artifacts.progress import Progress
 from lab.artifacts.store import Artifact, Recipe, Store, tree_digest
@@ -22,6 +22,8 @@ IMAGES = Path(__file__).resolve().parents[2] / "images"
 
 # Raised when this module changes what it makes of the same inputs.
 _REVISION = "1"
+
+_TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "tar": "tar", "unshare": "util-linux"}
 
 _QEMU_PROGRAMS = ("usr/bin/qemu-system-x86_64", "usr/bin/qemu-img")
 # What q35 and microvm need for direct kernel boot without a display: SeaBIOS or qboot, PVH and bzImage loaders.
@@ -62,6 +64,7 @@ def host_image(store: Store, *, update: bool = False, archive: Apt | None = None
     """The L1 image, built if needed; ``update`` takes the newest package versions. Raises BuildError, InputError."""
     recipe = validate(HostRecipe, read_toml(IMAGES / "host" / "image.toml"), "images/host/image.toml")
     archive = archive or Apt()
+    tools.require(_TOOLS, "the host image")
     artifact = store.get(
         Recipe(
             "host-image",
@@ -102,7 +105,7 @@ def _build(out: Path, progress: Progress, recipe: HostRecipe, archive: Apt) -> N
     progress.step("QEMU for L0")
     extract_qemu(tree, out / "qemu")
     progress.step("ext4 image")
-    progress.run(mke2fs_argv(tree, out / "root.ext4", recipe.free_mb), what="mke2fs")
+    progress.run(mke2fs_argv(tree, out / "root.ext4", recipe.free_mb), what="mke2fs", env=tools.ENV)
     shutil.rmtree(tree)
 
 

@@ -1,0 +1,19 @@
+"""Programs of this machine that make images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+
+from lab.errors import BuildError
+
+# mke2fs and debugfs lie where an ordinary user's PATH does not look.
+ENV = {"PATH": f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
+
+
+def require(packages: Mapping[str, str], what: str) -> None:
+    """Raise BuildError naming every Debian package whose program is missing; ``packages`` has them by program."""
+    missing = sorted({package for program, package in packages.items() if not shutil.which(program, path=ENV["PATH"])})
+    if missing:
+        raise BuildError(f"{what} needs the packages {' '.join(missing)}", hint="vdpalab setup")
