@@ -27,7 +27,7 @@ _INNER = (
 # Ends when the inner shell has its own session: before that it would die with the group of what starts it.
 _OUTER = 'mkdir -p "$1"; { setsid sh -c "$0" "$@" 3>&1 >/dev/null 2>&1 </dev/null & } | read -r up'
 _COLLECT = (
-    f'n=0; until [ -e "$0/rc" ]; do [ "$n" -lt "$1" ] || exit {_NOT_ENDED}; n=$((n + 1)); sleep {_LOOK_S}; done; '
+    f'n=0; until [ -e "$0/rc" ]; do [ "$n" -lt "$1" ] || exit {_NOT_ENDED}; n=$((n + 1)); sleep "$2"; done; '
     'cd "$0" && cat rc && wc -c <out && cat out err'
 )
 
@@ -45,9 +45,9 @@ class Detached:
 
     def finish(self, host: Host, timeout_s: float) -> Completed:
         """Wait for the end and return what it printed; the duration is not known (0.0). Raises DeadlineExceeded."""
-        looks = str(math.ceil(timeout_s * host.slowness / _LOOK_S))
+        looks = (str(math.ceil(timeout_s * host.slowness / _LOOK_S)), str(_LOOK_S))
         # Each look costs the host a fork as well, so the command may take longer than the looks alone.
-        done = host.run(["sh", "-c", _COLLECT, self.folder, looks], check=False, timeout_s=1.5 * timeout_s + COMMAND_S)
+        done = host.run(["sh", "-c", _COLLECT, self.folder, *looks], check=False, timeout_s=1.5 * timeout_s + COMMAND_S)
         if done.returncode == _NOT_ENDED:
             raise DeadlineExceeded(f"{host.name}: the end of {self.argv[0]}", timeout_s * host.slowness)
         if done.returncode != 0:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.config.scenario import Iperf3, Iperf3Stream
-from lab.errors import LabError
+from lab.errors import DeadlineExceeded, LabError
 from lab.host import detached
 from lab.host.base import COMMAND_S, Host
 from lab.host.detached import Detached
@@ -36,7 +36,7 @@ _PORTS = range(20000, 30000)
 # One server per stream, each for one test: a stream that fails cannot leave a server "busy" for the next.
 _SERVE = 'for port; do iperf3 -s -1 -B "$0" -p "$port" & done; wait'
 _LOOK = 'cat /proc/net/tcp "$0/err"'
-_LISTEN = "0A"
+_LISTEN, _ESTABLISHED = "0A", "01"
 _SERVER_FAILED = re.compile(r"error - |not found|[Cc]annot")
 # Seconds for connecting, and for start-up and exchange of results on top of each measurement.
 _CONNECT_S = 10.0
@@ -68,7 +68,7 @@ def start(
         for stream, port in zip(config.streams, ports, strict=True)
     ]
     running = detached.start(client.host, client.argv(base.serial(commands)))
-    ends = _Ends(server.host, serving, client.host, running)
+    ends = _Ends(server.host, serving, client.host, running, ports)
     return Iperf3Job(config, base.distinct(names), ends, record_folder, level)
 
 
@@ -86,10 +86,13 @@ def start_background(
 
     The server sends by default, so that the intervals, which the client writes, tell what arrived and when nothing
     did; a client that sends counts what it gave to its socket, and how much of that arrived is unknown when stopped.
+    Returns when data flows, or cannot in time: then the job fails.
     """
     stream = Iperf3Stream(seconds=seconds, reverse=reverse)
     config = Iperf3(kind="iperf3", streams=[stream], min_mbit_s=0)
-    return start(config, server, client, record_folder, label=label, level=level, interval_s=0.2)
+    job = start(config, server, client, record_folder, label=label, level=level, interval_s=0.2)
+    _wait_connected(server, job.ports[0])
+    return job
 
 
 @dataclass
@@ -100,6 +103,7 @@ class _Ends:
     server: Detached
     client_host: Host
     client: Detached
+    ports: Sequence[str]
 
     def server_said(self) -> str:
         """What the servers printed, as far as it can be had."""
@@ -120,6 +124,11 @@ class Iperf3Job:
         self._level = level
         self._stopped = False
         self._result: WorkloadResult | None = None
+
+    @property
+    def ports(self) -> Sequence[str]:
+        """The server's port of each stream."""
+        return self._ends.ports
 
     def stop(self) -> None:
         """End it early, the servers too."""
@@ -251,16 +260,29 @@ def _wait_listening(serving: Detached, server: NetEnd, ports: Sequence[str]) -> 
         if _SERVER_FAILED.search(shown):
             problem = [line for line in shown.splitlines() if _SERVER_FAILED.search(line)]
             raise LabError(f"{server.host.name}: iperf3 does not serve on {server.address}: {problem[0]}")
-        return wanted <= _listening(shown)
+        return wanted <= set(_sockets(shown, _LISTEN))
 
     deadline = Deadline(COMMAND_S * server.host.slowness)
     wait_until(listening, deadline, f"{server.host.name}: iperf3 to listen on {server.address}")
 
 
-def _listening(table: str) -> set[str]:
-    """Local addresses of the listening sockets in /proc/net/tcp (kernel: Documentation/networking/proc_net_tcp.rst)."""
+def _wait_connected(server: NetEnd, port: str) -> None:
+    wanted = _socket_name(server.address, int(port))
+
+    def connected() -> bool:
+        shown = server.host.run(server.argv(["cat", "/proc/net/tcp"])).text
+        # One connection controls, the other carries the data.
+        return _sockets(shown, _ESTABLISHED).count(wanted) > 1
+
+    # A client that cannot connect says why in its report.
+    with contextlib.suppress(DeadlineExceeded):
+        wait_until(connected, Deadline(_CONNECT_S * server.host.slowness), "the client to connect")
+
+
+def _sockets(table: str, state: str) -> list[str]:
+    """Local addresses of sockets in /proc/net/tcp (kernel: Documentation/networking/proc_net_tcp.rst)."""
     rows = (line.split() for line in table.splitlines())
-    return {row[1] for row in rows if len(row) > 3 and row[3] == _LISTEN}
+    return [row[1] for row in rows if len(row) > 3 and row[3] == state]
 
 
 def _socket_name(address: str, port: int) -> str:

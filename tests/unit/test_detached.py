@@ -16,6 +16,7 @@ from lab.wait import Deadline, wait_until
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
     monkeypatch.setattr(detached, "_FOLDER", str(tmp_path / "jobs"))
+    monkeypatch.setattr(detached, "_LOOK_S", 0.02)
     return LocalHost("here", Record(tmp_path / "record"))
 
 
