@@ -38,12 +38,17 @@ def decide(want: Literal["auto", "kvm", "tcg"], probed: Completed | str) -> Acce
     """
     if want == "tcg":
         return Acceleration(Accel.TCG, "asked for")
-    if isinstance(probed, Completed) and _PROOF in probed.stdout:
+    if isinstance(probed, Completed) and proved(probed):
         return Acceleration(Accel.KVM, f"the kernel booted under KVM in {probed.duration_s:.1f} s")
     reason = probed if isinstance(probed, str) else _failure(probed)
     if want == "kvm":
         raise SiteLacks(f"usable KVM: {reason}")
     return Acceleration(Accel.TCG, f"KVM is not usable: {reason}")
+
+
+def proved(probed: Completed | str) -> bool:
+    """Whether the kernel came to its end."""
+    return isinstance(probed, Completed) and _PROOF in probed.stdout
 
 
 def choose(
@@ -52,12 +57,14 @@ def choose(
     """Prove KVM on ``host`` with this QEMU and kernel, or say why TCG is used. ``cache`` keeps the proof when given."""
     if want == "tcg":
         return decide(want, "")
-    key = json.dumps([list(qemu), kernel, host.run(["uname", "-rv"]).text])
+    key = json.dumps([list(qemu), host.run(["uname", "-rv"]).text])
     known = json.loads(cache.read_text()) if cache and cache.exists() else {}
     if key in known and want == "auto":
         return Acceleration(Accel(known[key]["accel"]), known[key]["reason"])
     decision = decide(want, probe(host, qemu, kernel))
-    if cache:
+    # A kernel that boots nowhere says nothing about KVM, and must not be remembered as if it did.
+    tells = decision.accel is Accel.KVM or proved(probe(host, qemu, kernel, Accel.TCG))
+    if cache and tells:
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_name(f"{cache.name}.{id(decision)}")
         partial.write_text(json.dumps({**known, key: asdict(decision)}))
