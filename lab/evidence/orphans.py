@@ -64,7 +64,7 @@ def marked(root: Path) -> dict[Path, dict[int, str]]:
         run_dir = _mark(pid)
         if run_dir and root in run_dir.parents and pid != os.getpid():
             with contextlib.suppress(OSError):
-                found.setdefault(run_dir, {})[pid] = (folder / "comm").read_text().strip()
+                found.setdefault(run_dir, {})[pid] = _program(folder)
     return found
 
 
@@ -85,6 +85,13 @@ def _files(run_dir: Path) -> tuple[Path, ...]:
     return tuple(path for pattern in _ONLY_WHILE_UP for path in sorted(run_dir.glob(pattern)))
 
 
+def _program(process: Path) -> str:
+    """Name of a process's program; a bundled QEMU is started by its own dynamic loader, which is no news to anybody."""
+    words = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
+    qemu = (name for word in words if (name := Path(word).name).startswith("qemu-system-"))
+    return next(qemu, (process / "comm").read_text().strip())
+
+
 def _mark(pid: int) -> Path | None:
     """The run directory that started a process; None when none did, or it is gone or not ours."""
     prefix = f"{RUN_MARK}=".encode()
@@ -103,6 +110,8 @@ def _clean(leftovers: Leftovers, report: Callable[[str], None], grace_s: float) 
     for path in leftovers.files:
         try:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except FileNotFoundError:
+            continue  # a QEMU that was told to end has removed its sockets itself
         except OSError as error:
             report(f"could not be removed: {path}: {error.strerror}")
         else:

@@ -72,6 +72,23 @@ def test_looking_touches_nothing(root: Path, run_dir: Path, child: proc.Process)
     assert (run_dir / "machines/l1/root.qcow2").exists()
 
 
+def test_a_bundled_qemu_is_called_by_its_name(root: Path, run_dir: Path) -> None:
+    argv = ["sh", "-c", "read line", "--library-path", "/q/lib", "/q/bin/qemu-system-x86_64", "-name", "l1"]
+    with proc.spawn(argv, env={proc.RUN_MARK: str(run_dir)}, stdin=proc.PIPE) as child:
+        wait_until(lambda: marked(root).get(run_dir, {}).get(child.pid) == "qemu-system-x86_64", Deadline(10), "it")
+
+
+def test_what_a_process_removes_itself_is_not_news(root: Path, run_dir: Path) -> None:
+    sock = run_dir / "machines/l1/monitor.sock"
+    script = f"trap 'rm {sock}; exit' TERM; echo; while :; do sleep 0.05; done"
+    with proc.spawn(["sh", "-c", script], env={proc.RUN_MARK: str(run_dir)}, stdout=proc.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        said: list[str] = []
+        clean_orphans(root, said.append)
+    assert not [line for line in said if "monitor.sock" in line or "could not" in line]
+
+
 def test_what_ignores_sigterm_is_killed(root: Path, run_dir: Path) -> None:
     ignoring = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
     argv = [sys.executable, "-c", ignoring]
