@@ -47,6 +47,7 @@ HARMLESS = (
     Phrase(r"vtd_iommu_translate: .*dev=00:1f:02.*", "the same, without the first line"),
     Phrase(r"warning: hub \d+ is not connected to host network", "the hub joins PF and VFs with each other only"),
     Phrase(r"char device redirected to .*", "where a console is"),
+    Phrase(r"warning: hub \d+ is not connected to host network", "the hub joins NICs of one machine, nothing else"),
 )
 
 # Every message starts with the program's name; the rest of its line is matched above.

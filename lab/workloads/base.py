@@ -26,10 +26,15 @@ from lab.model import WorkloadResult
 _SEPARATOR = "\x1e"
 # Each argument is one command as plain words. SIGTERM goes to the whole process group: the command in progress prints
 # what it has measured, and the next ones are left out.
-_SERIAL = (
-    'set -f; trap stop=1 TERM; for words; do run $words 2>&1; printf "\\036%s\\036" "$?"; '
-    'if [ -n "$stop" ]; then break; fi; done'
-)
+_SERIAL = """
+set -f
+trap stop=1 TERM
+for words; do
+    [ -z "$stop" ] || break
+    run $words 2>&1
+    printf '\\036%s\\036' "$?"
+done
+"""
 _RUN = 'run() { "$@"; }'
 # Seconds that a stopped command has to print its result.
 LAST_WORDS_S = 10.0
@@ -78,11 +83,14 @@ def serial(commands: Sequence[Sequence[str]], run: str = _RUN) -> list[str]:
 
     No word of them may contain blanks. ``run`` is a shell function of that name that runs one of them.
     """
-    return ["sh", "-c", f"{run}; {_SERIAL}", "serial", *(" ".join(command) for command in commands)]
+    return ["sh", "-c", run + _SERIAL, "serial", *(" ".join(command) for command in commands)]
 
 
 def gather(job: Detached, host: Host, count: int, timeout_s: float) -> tuple[list[Output], bool]:
-    """Outputs of the ``count`` commands of a detached :func:`serial`, and whether they had to be stopped for time."""
+    """Outputs of the ``count`` commands of a detached :func:`serial`, and whether they had to be stopped for time.
+
+    A stop that came just before a command began may have missed it, so it is also repeated here.
+    """
     late = False
     try:
         printed = job.finish(host, timeout_s).stdout

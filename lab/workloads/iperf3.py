@@ -152,7 +152,7 @@ class Iperf3Job:
             except LabError:
                 self._close()
                 raise
-            self._result = self._judge(outputs, late)
+            self._result = self._judge(outputs, late and not self._stopped)
             # After a good test the servers have ended by themselves (-1), and a command costs half a second in L2.
             if self._stopped or any(check.level for check in self._result.checks):
                 self._close()

@@ -26,6 +26,7 @@ HARMLESS = (
     f"{Q}vtd_iova_to_sspte: detected sspte permission error (iova=0x7ff3e000, level=0x3, sspte=0x0)\n"
     f"{Q}vtd_iommu_translate: detected translation failure (dev=00:1f:02, iova=0x7ff3e000)\n",
     "char device redirected to /dev/pts/3 (label serial0)\n",
+    f"{Q}warning: hub 1 is not connected to host network\n",
 )
 
 

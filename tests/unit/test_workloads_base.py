@@ -20,7 +20,6 @@ from lab.workloads.base import Output
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
     monkeypatch.setattr(detached, "_FOLDER", str(tmp_path / "jobs"))
     monkeypatch.setattr(detached, "_LOOK_S", 0.02)
-    monkeypatch.setattr(base, "LAST_WORDS_S", 0.4)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return LocalHost("here", Record(tmp_path / "record"))
 
@@ -37,6 +36,14 @@ def run(host: LocalHost, *commands: list[str], timeout_s: float = 10) -> tuple[l
     return base.gather(job, host, len(commands), timeout_s)
 
 
+def _running(host: LocalHost, *commands: list[str]) -> detached.Detached:
+    """A job of which a command has said that it is up."""
+    job = detached.start(host, base.serial(commands))
+    out = Path(job.folder) / "out"
+    wait_until(lambda: out.exists() and "up" in out.read_text(), Deadline(20), "the job to run")
+    return job
+
+
 def test_outputs_stay_apart(host: LocalHost, tmp_path: Path) -> None:
     bad = script(tmp_path, "bad", "echo out; echo err >&2; exit 3")
     outputs, late = run(host, ["echo", "a", "*"], [bad], ["true"], ["nothing-of-that-name"])
@@ -47,30 +54,40 @@ def test_outputs_stay_apart(host: LocalHost, tmp_path: Path) -> None:
 
 
 def test_what_is_late_is_stopped_and_the_rest_is_not_run(host: LocalHost, tmp_path: Path) -> None:
-    slow = script(tmp_path, "slow", "trap 'echo so far; exit 1' TERM; while :; do sleep 0.05; done")
-    outputs, late = run(host, ["echo", "first"], [slow], ["echo", "never"], timeout_s=0.6)
+    slow = script(tmp_path, "slow", "trap 'echo so far; exit 1' TERM; echo up; while :; do sleep 0.05; done")
+    job = _running(host, ["echo", "first"], [slow], ["echo", "never"])
+    outputs, late = base.gather(job, host, 3, 0.1)
     assert late
     assert (outputs[0], outputs[2]) == (Output(0, "first\n"), Output(None, ""))
-    assert (outputs[1].status, outputs[1].text.splitlines()[-1]) == (1, "so far")
+    assert outputs[1].text.splitlines()[-1] == "so far"
 
 
-def test_what_cannot_be_stopped_keeps_what_came_before(host: LocalHost, tmp_path: Path) -> None:
-    stuck = script(tmp_path, "stuck", "trap '' TERM; echo part; for i in 1 2 3 4 5 6 7 8; do sleep 0.3; done")
-    outputs, late = run(host, ["echo", "first"], [stuck], timeout_s=0.4)
+def test_what_cannot_be_stopped_keeps_what_came_before(
+    host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "LAST_WORDS_S", 0.1)
+    stuck = script(tmp_path, "stuck", "trap '' TERM; echo up; for i in 1 2 3 4 5 6 7 8 9 0; do sleep 0.4; done")
+    job = _running(host, ["echo", "first"], [stuck])
+    outputs, late = base.gather(job, host, 2, 0.1)
     assert late
-    assert outputs == [Output(0, "first\n"), Output(None, "part\n")]
+    assert outputs == [Output(0, "first\n"), Output(None, "up\n")]
 
 
 def test_stop_lets_the_command_in_progress_speak(host: LocalHost, tmp_path: Path) -> None:
     slow = script(tmp_path, "slow", "trap 'echo so far; exit 1' TERM; echo up; while :; do sleep 0.05; done")
-    job = detached.start(host, base.serial([[slow], ["echo", "never"]]))
-    out = Path(job.folder) / "out"
-    wait_until(lambda: out.exists() and out.read_text(), Deadline(10), "the job to run")
+    job = _running(host, [slow], ["echo", "never"])
     job.stop(host)
     outputs, late = base.gather(job, host, 2, 10)
     assert not late
-    assert (outputs[0].status, outputs[0].text.splitlines()[-1]) == (1, "so far")
+    assert outputs[0].text.splitlines()[-1] == "so far"
     assert outputs[1] == Output(None, "")
+
+
+def test_a_stop_between_two_commands(host: LocalHost) -> None:
+    job = detached.start(host, base.serial([["echo", "one"], ["echo", "two"]], run='run() { "$@"; kill -TERM $$; }'))
+    outputs, late = base.gather(job, host, 2, 10)
+    assert not late
+    assert outputs == [Output(0, "one\n"), Output(None, "")]
 
 
 def test_no_output_at_all(tmp_path: Path) -> None:

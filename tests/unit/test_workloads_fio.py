@@ -13,7 +13,7 @@ from lab.host.endpoints import BlockEnd
 from lab.host.local import LocalHost
 from lab.model import Check, Level, Verdict, WorkloadResult
 from lab.wait import Deadline, wait_until
-from lab.workloads import base, fio
+from lab.workloads import fio
 
 SAMPLES = Path(__file__).parent / "samples" / "fio"
 STATUS = {"randwrite-3.39": 0, "randrw-3.39": 0, "stopped-3.39": 128}
@@ -47,9 +47,12 @@ class Bench:
     def end(self) -> BlockEnd:
         return BlockEnd(self.host, "/dev/vdb", 1 << 27)
 
-    def run(self, *jobs: FioJob, timeout_s: float | None = None) -> WorkloadResult:
+    def run(self, *jobs: FioJob) -> WorkloadResult:
         config = Fio(kind="fio", jobs=list(jobs) or [FioJob()])
-        return fio.start(config, self.end, self.folder, level=Level.L1_QEMU).finish(timeout_s)
+        return fio.start(config, self.end, self.folder, level=Level.L1_QEMU).finish()
+
+    def wait_running(self) -> None:
+        wait_until((self.folder / "stub.waits").exists, Deadline(20), "fio to run")
 
     @property
     def argv(self) -> list[str]:
@@ -60,7 +63,6 @@ class Bench:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(detached, "_FOLDER", str(tmp_path / "jobs"))
     monkeypatch.setattr(detached, "_LOOK_S", 0.02)
-    monkeypatch.setattr(base, "LAST_WORDS_S", 1.0)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "fio").write_text(STUB)
     (tmp_path / "bin" / "fio").chmod(0o755)
@@ -183,7 +185,9 @@ def test_what_was_not_read_back_is_not_verified(bench: Bench) -> None:
 
 def test_a_job_that_stalls(bench: Bench) -> None:
     bench.prints("stopped-3.39-forever", "randwrite-3.39")
-    result = bench.run(FioJob(), FioJob(), timeout_s=0.6)
+    job = fio.start(Fio(kind="fio", jobs=[FioJob(), FioJob()]), bench.end, bench.folder)
+    bench.wait_running()
+    result = job.finish(0.1)
     assert judged(result) == [("fio randwrite_4k", Verdict.FAIL), ("fio randwrite_4k_2", Verdict.FAIL)]
     assert all("in time" in check.seen for check in result.checks)
 
@@ -191,7 +195,7 @@ def test_a_job_that_stalls(bench: Bench) -> None:
 def test_a_background_job_that_is_stopped(bench: Bench) -> None:
     bench.prints("stopped-3.39-forever")
     job = fio.start_background(bench.end, bench.folder, seconds=60)
-    wait_until((bench.folder / "stub.waits").exists, Deadline(10), "fio to run")
+    bench.wait_running()
     job.rehost(bench.host, LocalHost("l2", Record(bench.folder / "again")))
     job.stop()
     result = job.finish()
@@ -206,6 +210,6 @@ def test_a_background_job_that_is_stopped(bench: Bench) -> None:
 def test_stopped_jobs_that_were_not_reached_are_not_judged(bench: Bench) -> None:
     bench.prints("stopped-3.39-forever", "randwrite-3.39")
     job = fio.start(Fio(kind="fio", jobs=[FioJob(), FioJob()]), bench.end, bench.folder)
-    wait_until((bench.folder / "stub.waits").exists, Deadline(10), "fio to run")
+    bench.wait_running()
     job.stop()
     assert {check.name for check in job.finish().checks} == {"fio randwrite_4k", "integrity"}
