@@ -24,8 +24,9 @@ _INNER = (
     'trap : TERM; echo $$ >"$0/pid"; echo up >&3; exec 3>&-; '
     '"$@" >"$0/out" 2>"$0/err" </dev/null; echo $? >"$0/rc.part"; mv "$0/rc.part" "$0/rc"'
 )
-# Ends when the inner shell has its own session: before that it would die with the group of what starts it.
-_OUTER = 'mkdir -p "$1"; { setsid sh -c "$0" "$@" 3>&1 >/dev/null 2>&1 </dev/null & } | read -r up'
+# Ends when the inner shell has its own session: before that it would die with the group of what starts it. The path of
+# the shell is whole because busybox's setsid takes `sh` for itself, whose `ip` knows no namespaces.
+_OUTER = 'mkdir -p "$1"; { setsid /bin/sh -c "$0" "$@" 3>&1 >/dev/null 2>&1 </dev/null & } | read -r up'
 _COLLECT = (
     f'n=0; until [ -e "$0/rc" ]; do [ "$n" -lt "$1" ] || exit {_NOT_ENDED}; n=$((n + 1)); sleep "$2"; done; '
     'cd "$0" && cat rc && wc -c <out && cat out err'
