@@ -23,11 +23,18 @@ def run_option() -> Decorator:
 
 
 def the_run(where: str, *, alive: bool = True) -> Path:
-    """The run directory that ``--run`` means. Raises InputError; with ``alive`` also when that lab is not up."""
-    from lab.artifacts.store import cache_root
-    from lab.evidence.runs import find_run
+    """The run directory that ``--run`` means; says so when there was a choice between labs that are up.
 
-    return find_run(cache_root() / "jobs", where, alive=alive)
+    Raises InputError; with ``alive`` also when that lab is not up.
+    """
+    from lab.artifacts.store import cache_root
+    from lab.evidence.runs import LATEST, find_run, runs_up
+
+    root = cache_root() / "jobs"
+    run = find_run(root, where, alive=alive)
+    if where == LATEST and len(runs_up(root)) > 1:
+        click.echo(f"vdpalab: several labs are up; this is --run {run}", err=True)
+    return run
 
 
 def complete_machines(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -16,6 +16,11 @@ def runs(root: Path) -> list[Path]:
     return [run for job in jobs(root) for run in runs_of(job)]
 
 
+def runs_up(root: Path) -> list[Path]:
+    """Those whose lab is up, oldest first."""
+    return [run for run in runs(root) if owner_alive(run)]
+
+
 def runs_of(job: Path) -> list[Path]:
     """The run directories of a job that have begun, in the order of their numbers."""
     return sorted(lock.parent for lock in job.glob(f"*/{OWNER_LOCK}"))

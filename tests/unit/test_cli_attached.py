@@ -62,6 +62,12 @@ def test_exec_is_a_pipe_with_a_status(up: Path) -> None:
     assert not (up / "hosts").exists()
 
 
+def test_a_choice_between_labs_is_told(up: Path) -> None:
+    with closing(Record(cache_root() / "jobs" / JOB / "001-older")):
+        assert vdpalab("exec", "l1", "true") == (0, "", f"vdpalab: several labs are up; this is --run {up}\n")
+        assert vdpalab("exec", "--run", str(up), "l1", "true") == (0, "", "")
+
+
 @pytest.mark.parametrize("verb", [["exec", "l1", "--", "true"], ["shell", "l1"]])
 def test_without_a_lab_there_is_nothing_to_enter(
     verb: list[str], finished: Path, capsys: pytest.CaptureFixture[str]
