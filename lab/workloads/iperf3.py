@@ -35,9 +35,9 @@ DEVICE_CLASS = DeviceClass.NET
 _PORTS = range(20000, 30000)
 # One server per stream, each for one test: a stream that fails cannot leave a server "busy" for the next.
 _SERVE = 'for port; do iperf3 -s -1 -B "$0" -p "$port" & done; wait'
-_LOOK = 'cat /proc/net/tcp "$0/err"'
+_LOOK = 'cat /proc/net/tcp; echo --; cat "$0/err"; [ ! -e "$0/rc" ] || echo "error - ended"'
 _LISTEN, _ESTABLISHED = "0A", "01"
-_SERVER_FAILED = re.compile(r"error - |not found|[Cc]annot")
+_SERVER_FAILED = re.compile(r"error - |not found")
 # Seconds for connecting, and for start-up and exchange of results on top of each measurement.
 _CONNECT_S = 10.0
 _OVERHEAD_S = 15.0
@@ -257,13 +257,18 @@ def _wait_listening(serving: Detached, server: NetEnd, ports: Sequence[str]) -> 
 
     def listening() -> bool:
         shown = server.host.run(server.argv(["sh", "-c", _LOOK, serving.folder]), check=False).text
-        if _SERVER_FAILED.search(shown):
-            problem = [line for line in shown.splitlines() if _SERVER_FAILED.search(line)]
-            raise LabError(f"{server.host.name}: iperf3 does not serve on {server.address}: {problem[0]}")
-        return wanted <= set(_sockets(shown, _LISTEN))
+        table, _, said = shown.partition("\n--\n")
+        if _SERVER_FAILED.search(said):
+            raise LabError(f"{server.host.name}: iperf3 does not serve on {server.address}: {base.tail(said)}")
+        return wanted <= set(_sockets(table, _LISTEN))
 
     deadline = Deadline(COMMAND_S * server.host.slowness)
-    wait_until(listening, deadline, f"{server.host.name}: iperf3 to listen on {server.address}")
+    try:
+        wait_until(listening, deadline, f"{server.host.name}: iperf3 to listen on {server.address}")
+    except LabError:
+        with contextlib.suppress(LabError):
+            serving.stop(server.host)
+        raise
 
 
 def _wait_connected(server: NetEnd, port: str) -> None:

@@ -58,7 +58,11 @@ class Server(FakeHost):
             for port in self.ports
             for state in ("0A", *(["01"] * self.connections))
         ]
-        return "  sl  local_address rem_address   st\n" + "\n".join(sockets if self._lag < 0 else []) + self._err
+        return (
+            "  sl  local_address rem_address   st\n"
+            + "\n".join(sockets if self._lag < 0 else [])
+            + f"\n--\n{self._err}"
+        )
 
     def _kill(self, argv: Sequence[str], data: bytes) -> str:
         self.stopped += 1
@@ -166,12 +170,14 @@ def test_servers_are_waited_for(bench: Bench) -> None:
     [
         "iperf3: error - unable to start listener for connections: Cannot assign requested address",
         "sh: 1: iperf3: not found",
+        "Usage: ip [OPTIONS]\nerror - ended",
     ],
 )
 def test_a_server_that_does_not_start(bench: Bench, said: str) -> None:
-    bench.server._err = "\n" + said
-    with pytest.raises(LabError, match=said[-20:]):
+    bench.server._err = said
+    with pytest.raises(LabError, match=re.escape(said)):
         bench.start(TCP)
+    assert bench.server.stopped == 1
 
 
 def test_a_server_that_never_listens(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
