@@ -11,6 +11,7 @@ import contextlib
 import shlex
 import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -121,6 +122,8 @@ class NestedQemu(QemuProcess):
         self.remote = f"/run/vdpalab/{folder.name}"
         self._job: detached.Detached | None = None
         self._stack = contextlib.ExitStack()
+        self._listener: threading.Thread | None = None
+        self._heard = False
 
     def start(self) -> socket.socket:
         """Start QEMU in L1 in a session of its own, and bring its monitor, console and stderr here."""
@@ -144,7 +147,13 @@ class NestedQemu(QemuProcess):
         # The socket appears a moment after the start.
         connect = f"UNIX-CONNECT:{self.remote}/qmp.sock,retry=600,interval=0.05"
         stream: Stream = self._stack.enter_context(self.host.spawn(["socat", "-", connect]))
-        proc.pump(stream.recv, theirs.sendall, "qmp-in")
+
+        def receive(size: int) -> bytes:
+            data = stream.recv(size)
+            self._heard = self._heard or bool(data)
+            return data
+
+        self._listener = proc.pump(receive, theirs.sendall, "qmp-in")
         proc.pump(theirs.recv, stream.send, "qmp-out")
         return ours
 
@@ -155,7 +164,9 @@ class NestedQemu(QemuProcess):
 
     def poll(self) -> int | None:
         """Exit status as a negative signal number where the shell said 128 + n; None when L1 does not answer."""
-        if self._job is None:
+        # Who has spoken on the monitor and has not hung up lives. Asking L1 costs it a process each time, which slows
+        # the boot that is being waited for.
+        if self._job is None or (self._heard and self._listener and self._listener.is_alive()):
             return None
         try:
             done = self.host.run(["cat", f"{self._job.folder}/rc"], check=False)
