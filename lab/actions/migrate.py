@@ -52,6 +52,7 @@ def run(source: Machine, destination: Machine, config: Migrate, uri: str, slowne
         if end["data"]["status"] != "completed":
             raise _failure(source, state)
         resumes.wait(deadline)
+    source.migrated()
     destination.resumed()
     return Migration(state["total-time"], state["downtime"], state["ram"]["transferred"])
 

@@ -47,6 +47,7 @@ class GuestRecipe(Strict):
     """``images/guest/image.toml``."""
 
     programs: tuple[str, ...]
+    opened: tuple[str, ...]
     without: dict[str, tuple[str, ...]]
 
 
@@ -115,6 +116,7 @@ def nodes(tree: Path, recipe: GuestRecipe) -> list[cpio.Node]:
     """Everything that the initramfs holds."""
     programs = [tree / program.lstrip("/") for program in recipe.programs]
     libraries = {name: path for program in programs for name, path in bundle.libraries(program, root=tree).items()}
+    libraries |= {name: (tree / bundle.LIBRARIES / name).resolve() for name in recipe.opened}
     busybox = tree / _BUSYBOX.lstrip("/")
     taken = {program.name for program in programs} | {"sh"}
     applets = [name for name in run([str(busybox), "--list"]).text.splitlines() if name not in taken]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lab.artifacts.qemu import Qemu, QemuInL1, qemu_l0, qemu_l1
-
 from lab.artifacts.guestimage import GuestImage, guest_image
 from lab.artifacts.hostimage import HostImage, host_image
 from lab.artifacts.kernel import Kernel, KernelRequest, kernel
+from lab.artifacts.qemu import Qemu, QemuInL1, qemu_l0, qemu_l1
 from lab.artifacts.store import Store
 from lab.config.request import ArtifactOptions
 

@@ -146,6 +146,11 @@ class Machine:
         """Run a QMP command."""
         return self.qmp.execute(command, arguments)
 
+    def migrated(self) -> None:
+        """The guest has left: this QEMU holds a stopped copy that must never run again."""
+        self._require(State.RUNNING, State.READY)
+        self._enter(State.PAUSED)
+
     def resumed(self) -> None:
         """An incoming machine runs: its migration has completed."""
         self._require(State.INCOMING)

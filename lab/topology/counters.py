@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lab.checks import counters
 from lab.config.scenario import VdpaSim
-from lab.errors import LabError
+from lab.errors import CommandError, LabError
 from lab.host import vdpa
 from lab.host.vdpa import VdpaDevice
 from lab.model import DeviceClass
@@ -21,6 +21,16 @@ def sample(lab: Lab, device: VdpaDevice) -> dict[str, int]:
     except LabError as error:
         lab.record.event("sample-failed", device=device.name, error=str(error))
         return {}
+
+
+def released(lab: Lab, device: VdpaDevice) -> str:
+    """The simulator's own words that nobody drives the device (it was reset: no features are negotiated), or ""."""
+    try:
+        vdpa.vstats(lab.host, device.name, 0)
+    except CommandError as error:
+        words = error.completed.stderr.decode(errors="replace").strip()
+        return words if "feature negotiation not complete" in words else ""
+    return ""
 
 
 def _simulator(lab: Lab, device: VdpaDevice) -> dict[str, int]:

@@ -152,6 +152,12 @@ class Lab:
         self.undo.callback(f"SSH to {guest.name}", guest.host.close)
         return guest.host
 
+    def guest_moved(self, source: Guest, destination: Guest) -> SshHost:
+        """The guest runs at ``destination`` now; what was reached through ``source`` answers nobody any more."""
+        source.shell.close()
+        source.host = None
+        return self.log_in(destination)
+
     def _boot_l1(self, site: NestedSite) -> SshHost:
         folder = self.record.folder("machines", "l1")
         qemu = self.artifacts.qemu_l0
