@@ -14,15 +14,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lab.artifacts import bundle, cpio, elf, tools
-from lab.artifacts.hostimage import IMAGES, HostImage, image_inputs
+from lab.artifacts.hostimage import IMAGES, HostImage, code_inputs, image_inputs
 from lab.artifacts.progress import Progress
 from lab.artifacts.squashfs import squash
 from lab.artifacts.store import Artifact, Recipe, Store
 from lab.config.strict import Strict, read_toml, validate
 from lab.errors import BuildError
 from lab.proc import run
-
-_REVISION = "1"
 
 _TOOLS = {"debugfs": "e2fsprogs", "mksquashfs": "squashfs-tools"}
 
@@ -64,7 +62,8 @@ def guest_image(store: Store, host: HostImage) -> GuestImage:
     """The L2 image, built if needed from what is in the host image. Raises BuildError."""
     recipe = validate(GuestRecipe, read_toml(IMAGES / "guest" / "image.toml"), "images/guest/image.toml")
     tools.require(_TOOLS, "the guest image")
-    inputs = {"host image": host.artifact.key, "revision": _REVISION, **image_inputs("guest")}
+    code = code_inputs(__file__, bundle.__file__, cpio.__file__, elf.__file__)
+    inputs = {"host image": host.artifact.key, **image_inputs("guest"), **code}
     artifact = store.get(Recipe("guest-image", inputs, lambda out, progress: _build(out, progress, recipe, host.path)))
     return GuestImage(artifact.path / "guest.cpio", artifact.path / "guest.squashfs", artifact)
 
@@ -96,7 +95,8 @@ def _extract(image: Path, tree: Path, paths: list[str], progress: Progress) -> N
     for path in paths:
         folder = tree / Path(path).parent.relative_to("/")
         folder.mkdir(parents=True, exist_ok=True)
-        progress.run(["debugfs", "-R", f"rdump {path} {folder}", str(image)], what="debugfs", env=tools.ENV)
+        dump = tools.owned_by_root(["debugfs", "-R", f"rdump {path} {folder}", str(image)])
+        progress.run(dump, what="debugfs", env=tools.ENV)
         if not (tree / path.lstrip("/")).exists():
             raise BuildError(f"the host image has no {path}")
 

@@ -20,10 +20,9 @@ from lab.proc import run
 
 IMAGES = Path(__file__).resolve().parents[2] / "images"
 
-# Raised when this module changes what it makes of the same inputs.
-_REVISION = "1"
-
-_TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "tar": "tar", "unshare": "util-linux"}
+_TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "tar": "tar"}
+# mmdebstrap needs a range of user ids for its namespace (subuid(5)).
+_TOOLS_OF_A_USER = {"newuidmap": "uidmap", "unshare": "util-linux"}
 
 _QEMU_PROGRAMS = ("usr/bin/qemu-system-x86_64", "usr/bin/qemu-img")
 # What q35 and microvm need for direct kernel boot without a display: SeaBIOS or qboot, PVH and bzImage loaders.
@@ -64,7 +63,7 @@ def host_image(store: Store, *, update: bool = False, archive: Apt | None = None
     """The L1 image, built if needed; ``update`` takes the newest package versions. Raises BuildError, InputError."""
     recipe = validate(HostRecipe, read_toml(IMAGES / "host" / "image.toml"), "images/host/image.toml")
     archive = archive or Apt()
-    tools.require(_TOOLS, "the host image")
+    tools.require(_TOOLS if os.geteuid() == 0 else _TOOLS | _TOOLS_OF_A_USER, "the host image")
     artifact = store.get(
         Recipe(
             "host-image",
@@ -78,8 +77,8 @@ def host_image(store: Store, *, update: bool = False, archive: Apt | None = None
 def _inputs(recipe: HostRecipe, archive: Apt, *, update: bool) -> dict[str, str]:
     versions = archive.resolve(recipe.backports, recipe.packages, update=update)
     return {
-        "revision": _REVISION,
         **image_inputs("host"),
+        **code_inputs(__file__, bundle.__file__),
         "mmdebstrap": run(["mmdebstrap", "--version"]).text,
         **{f"package {name}": version for name, version in versions.items()},
     }
@@ -89,6 +88,11 @@ def image_inputs(name: str) -> dict[str, str]:
     """Digests of the files that ``images/NAME`` and ``images/common`` hold, by path: inputs of the image's recipe."""
     files = [path for folder in ("common", name) for path in sorted((IMAGES / folder).iterdir())]
     return {str(path.relative_to(IMAGES.parent)): tree_digest(path) for path in files}
+
+
+def code_inputs(*modules: str) -> dict[str, str]:
+    """Digests of modules that decide what an image holds: a change there must not leave the old image in use."""
+    return {f"lab/artifacts/{Path(module).name}": tree_digest(Path(module)) for module in modules}
 
 
 def _build(out: Path, progress: Progress, recipe: HostRecipe, archive: Apt) -> None:
@@ -162,8 +166,7 @@ def extract_qemu(tree: Path, top: Path) -> None:
 
 
 def mke2fs_argv(tree: Path, image: Path, free_mb: int) -> list[str]:
-    """Command line that makes the image; in a user namespace the user's own files are root's."""
+    """Command line that makes the image with room for ``free_mb`` MiB more, its files owned by root."""
     blocks = sum(-(-path.lstat().st_size // _BLOCK) + 1 for path in tree.rglob("*"))
     size_kb = (blocks * _BLOCK >> 10) + (free_mb << 10)
-    own = [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
-    return [*own, "mke2fs", *_MKE2FS, "-d", str(tree), str(image), f"{size_kb}k"]
+    return tools.owned_by_root(["mke2fs", *_MKE2FS, "-d", str(tree), str(image), f"{size_kb}k"])

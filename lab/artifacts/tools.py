@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lab.errors import BuildError
 
@@ -17,3 +17,8 @@ def require(packages: Mapping[str, str], what: str) -> None:
     missing = sorted({package for program, package in packages.items() if not shutil.which(program, path=ENV["PATH"])})
     if missing:
         raise BuildError(f"{what} needs the packages {' '.join(missing)}", hint="vdpalab setup")
+
+
+def owned_by_root(argv: Sequence[str]) -> list[str]:
+    """The command line, run so that the user's own files are root's: what reads or writes an image keeps owners."""
+    return [*([] if os.geteuid() == 0 else ["unshare", "--map-root-user"]), *argv]

@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lab.artifacts import bundle, cpio, guestimage
 from lab.artifacts.guestimage import GuestRecipe
+from lab.artifacts.hostimage import IMAGES
 from lab.config.strict import read_toml, validate
 from lab.errors import BuildError
 
-RECIPE = validate(GuestRecipe, read_toml(guestimage.IMAGES / "guest" / "image.toml"), "image.toml")
+RECIPE = validate(GuestRecipe, read_toml(IMAGES / "guest" / "image.toml"), "image.toml")
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def recipe(without: dict[str, tuple[str, ...]]) -> GuestRecipe:
-    return GuestRecipe(programs=("/usr/bin/ls",), without=without)
+    return GuestRecipe(programs=("/usr/bin/ls",), opened=(), without=without)
 
 
 def by_name(nodes: list[cpio.Node]) -> dict[str, cpio.Node]:
@@ -55,6 +56,12 @@ def test_a_library_loses_what_it_does_without_too(tree: Path) -> None:
     names = {node.name.rpartition("/")[2] for node in guestimage.nodes(tree, want)}
     assert "libselinux.so.1" in names
     assert "libpcre2-8.so.0" not in names
+
+
+def test_a_library_that_is_only_opened_comes_too(tree: Path) -> None:
+    (tree / bundle.LIBRARIES / "libopened.so.1").write_bytes(b"opened")
+    want = GuestRecipe(programs=("/usr/bin/ls",), opened=("libopened.so.1",), without={})
+    assert by_name(guestimage.nodes(tree, want))["lib/x86_64-linux-gnu/libopened.so.1"].data == b"opened"
 
 
 @pytest.mark.parametrize("without", [{"ls": ("libnot.so.1",)}, {"libnot.so.1": ("libc.so.6",)}])

@@ -137,6 +137,14 @@ def test_versions_and_files_decide_the_key(archive: FakeApt, monkeypatch: pytest
     assert changed.artifact.inputs["images/host/init"] != first.artifact.inputs["images/host/init"]
 
 
+@pytest.mark.parametrize(("uid", "first"), [(0, "mke2fs"), (1000, "unshare")])
+def test_a_user_makes_images_in_a_namespace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uid: int, first: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert hostimage.mke2fs_argv(tmp_path, tmp_path / "x", free_mb=1)[0] == first
+
+
 def test_missing_programs_are_named_by_package() -> None:
     with pytest.raises(BuildError, match=r"x needs the packages other-pkg some-pkg\n"):
         tools.require({"no-such-program": "some-pkg", "nor-this": "other-pkg", "sh": "dash"}, "x")
