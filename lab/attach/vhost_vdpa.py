@@ -25,14 +25,21 @@ done
 
 
 @contextlib.contextmanager
-def attach(host: Host, device: VdpaDevice, *, bus: str, id: str) -> Iterator[QemuDevice]:  # noqa: A002 - QEMU's word
+def attach(
+    host: Host,
+    device: VdpaDevice,
+    *,
+    bus: str,
+    id: str,  # noqa: A002 - QEMU's word
+    iotlb_entries: int = modules.IOTLB_ENTRIES,
+) -> Iterator[QemuDevice]:
     """Bind ``device`` to vhost_vdpa and yield what QEMU has to add to root port ``bus``, with the front end's ``id``.
 
     QEMU must have let the device go before the block ends: unbinding waits for the last close of the node.
     Raises LabError for a device that would not be safe in a guest (:func:`lab.host.vdpa.require_isolated_dma`).
     """
     vdpa.require_isolated_dma(host, vdpa.mgmtdevs(host)[device.mgmtdev])
-    modules.load_vhost_vdpa(host)
+    modules.load_vhost_vdpa(host, iotlb_entries)
     with vdpa.bound(host, device.name, AttachMode.VHOST_VDPA):
         node = wait_until(
             lambda: run_script(host, _NODE, device.name).text,

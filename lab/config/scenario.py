@@ -5,12 +5,22 @@ The names follow the product that configs/matrix.toml spans: ``<class>-<provider
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lab.config.strict import Strict
 from lab.model import AttachMode, DeviceClass, Level
+
+
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return text
+
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -102,8 +112,20 @@ class Expected(Strict):
     """A bad outcome that the scenario provokes on purpose: log lines of ``level`` that match ``pattern``."""
 
     level: Level
-    pattern: str
+    pattern: Annotated[str, AfterValidator(_regular_expression)]
     required: bool = Field(True, description="it must appear; false: it may")
+
+
+class Inject(Strict):
+    """A fault of the lab's own making, which shows that its checks catch it. Each leaves a guest that boots, has its
+    device with link up, and moves no byte (facts: nested.md sections 3 and 5b).
+    """
+
+    iotlb_entries: Annotated[int, Field(ge=1)] | None = Field(None, description="max_iotlb_entries of vhost_vdpa")
+    private_ram: bool = Field(False, description="L2's RAM is not shared: vdpa_sim with use_va maps none of it")
+    rx_queue_size: Annotated[int, Field(ge=256, le=1024)] | None = Field(
+        None, description="queue of L2's NIC, longer than the device allows"
+    )
 
 
 class Scenario(Strict):
@@ -118,3 +140,4 @@ class Scenario(Strict):
     cold: bool = Field(False, description="boot L2 with the device on its command line instead of hot-plugging it")
     tags: list[str] = []
     expect: list[Expected] = []
+    inject: Inject = Inject()

@@ -60,9 +60,12 @@ def load(
         )
 
 
-def load_vhost_vdpa(host: Host) -> None:
-    """Load the vhost_vdpa bus driver with room for every page of a guest. Raises what :func:`load` raises."""
-    load(host, "vhost_vdpa", where_known={"max_iotlb_entries": IOTLB_ENTRIES})
+def load_vhost_vdpa(host: Host, entries: int = IOTLB_ENTRIES) -> None:
+    """Load the vhost_vdpa bus driver with room for every page of a guest, unless ``entries`` makes it too small.
+
+    Raises what :func:`load` raises.
+    """
+    load(host, "vhost_vdpa", where_known={"max_iotlb_entries": entries})
 
 
 def _text(value: Parameter) -> str:

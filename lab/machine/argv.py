@@ -89,6 +89,7 @@ class Guest2:
     secrets: Mapping[str, str]
     devices: tuple[QemuDevice, ...] = ()
     incoming: bool = False
+    shared_ram: bool = True
 
 
 def host_argv(spec: Host1, qemu: Sequence[str], qmp_fd: int) -> list[str]:
@@ -114,7 +115,7 @@ def guest_argv(spec: Guest2, qemu: Sequence[str]) -> list[str]:
     cpu = "qemu64" if spec.accel is Accel.TCG else "host"
     return [
         *qemu,
-        *_common(spec.name, spec.accel, spec.memory_mb, spec.cpus, cpu=cpu),
+        *_common(spec.name, spec.accel, spec.memory_mb, spec.cpus, cpu=cpu, shared_ram=spec.shared_ram),
         *_qmp("socket,id=qmp,path=qmp.sock,server=on,wait=off"),
         *_boot(spec.boot),
         *_mgmt(spec.mgmt_mac),
@@ -125,12 +126,15 @@ def guest_argv(spec: Guest2, qemu: Sequence[str]) -> list[str]:
     ]
 
 
-def _common(name: str, accel: Accel, memory_mb: int, cpus: int, *, cpu: str, irqchip: str = "") -> list[str]:
+def _common(
+    name: str, accel: Accel, memory_mb: int, cpus: int, *, cpu: str, irqchip: str = "", shared_ram: bool = True
+) -> list[str]:
+    # Shared RAM: vdpa_sim maps only shared file-backed memory (vdpa.md 3.1), vfio-user servers need it too.
+    ram = "memory-backend-memfd" if shared_ram else "memory-backend-ram"
     return [
         *["-name", name],
         *["-M", f"q35{irqchip},memory-backend=ram,vmport=off"],
-        # Shared RAM: vdpa_sim maps only shared file-backed memory (vdpa.md 3.1), vfio-user servers need it too.
-        *["-object", f"memory-backend-memfd,id=ram,size={memory_mb}M,share=on"],
+        *["-object", f"{ram},id=ram,size={memory_mb}M,share={'on' if shared_ram else 'off'}"],
         *["-m", f"{memory_mb}M"],
         *["-accel", "kvm" if accel is Accel.KVM else "tcg,thread=multi"],
         *["-cpu", cpu, "-smp", str(cpus)],

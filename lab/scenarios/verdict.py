@@ -26,13 +26,10 @@ class Outcome:
 
 def judge(checks: Sequence[Check], error: BaseException | None, undo_failed: Sequence[str] = ()) -> Outcome:
     """Decide. ``error`` is what ended the run early, if anything did; ``undo_failed`` what could not be undone."""
-    failed = [check for check in checks if check.verdict is Verdict.FAIL]
-    kernel = [check for check in failed if check.level in (Level.L1_KERNEL, Level.L2_KERNEL, Level.L0_KERNEL)]
+    failed = sorted((check for check in checks if check.verdict is Verdict.FAIL), key=_distance)
     if isinstance(error, Interrupted):
         return Outcome(Verdict.ERROR, Level.LAB, None, "interrupted")
-    if kernel:
-        return _from_check(kernel[0])
-    if isinstance(error, (MachineDied, ProductFailure)):
+    if isinstance(error, (MachineDied, ProductFailure)) and not (failed and _distance(failed[0]) == 0):
         return _from_product(error)
     if failed:
         return _from_check(failed[0])
@@ -41,6 +38,14 @@ def judge(checks: Sequence[Check], error: BaseException | None, undo_failed: Seq
     if error is not None:
         return Outcome(Verdict.ERROR, Level.LAB, None, _words(error))
     return _without_failure(checks, undo_failed)
+
+
+def _distance(check: Check) -> int:
+    """How far a failed check is from the cause: what a kernel or QEMU said itself tells more than what came of it."""
+    if check.name == "kernel log":
+        # An IOMMU fault is what a device does whose memory somebody failed to map.
+        return 2 if check.seen.startswith("IOMMU fault") else 0
+    return {"clean QEMU stderr": 1, "QEMU alive": 1}.get(check.name, 3 if check.proof else 4)
 
 
 def _without_failure(checks: Sequence[Check], undo_failed: Sequence[str]) -> Outcome:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lab.attach import vhost_vdpa, virtio_vdpa
 from lab.config.scenario import Migrate, VdpaSim, VpVdpa
 from lab.devices import vdpa_sim, vp_vdpa
-from lab.host import net, vdpa
+from lab.host import modules, net, vdpa
 from lab.host.disks import wait_disk
 from lab.host.endpoints import BlockEnd, NetEnd
 from lab.host.vdpa import VdpaDevice
@@ -98,9 +98,20 @@ def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
 
 def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
     """Bind a device to vhost_vdpa and return what QEMU has to add."""
-    return lab.undo.enter(
-        f"vhost_vdpa on {device.name}", vhost_vdpa.attach(lab.host, device, bus=ROOT_PORT, id=FRONT_ID)
+    inject = lab.plan.scenario.inject
+    given = lab.undo.enter(
+        f"vhost_vdpa on {device.name}",
+        vhost_vdpa.attach(
+            lab.host,
+            device,
+            bus=ROOT_PORT,
+            id=FRONT_ID,
+            iotlb_entries=inject.iotlb_entries or modules.IOTLB_ENTRIES,
+        ),
     )
+    if inject.rx_queue_size is None:
+        return given
+    return QemuDevice({**given.device, "rx_queue_size": inject.rx_queue_size}, given.netdev)
 
 
 def _attach_l1(lab: Lab, devices: Devices) -> Path:

@@ -236,6 +236,7 @@ class Lab:
             secrets=self._remote_secrets(process.remote, key),
             devices=tuple(devices),
             incoming=incoming,
+            shared_ram=not self.plan.scenario.inject.private_ram,
         )
 
     def _boot_files(self) -> tuple[str, str]:
