@@ -27,6 +27,7 @@ PROGRAM = "qemu-system-x86_64"
 # Serial of the virtio-blk disk with a QEMU under test; L1's init mounts it there.
 DISK_SERIAL = "qemu"
 _IN_L1 = Path("/lab") / DISK_SERIAL
+_MODULES = "usr/lib/qemu"
 
 _VERSION = re.compile(r"^QEMU emulator version (\d+)\.(\d+)\.(\d+)")
 _TIMEOUT_S = 30.0
@@ -78,8 +79,8 @@ def qemu_l1(store: Store, host: HostImage, *, path: Path | None = None) -> QemuI
     programs = [program, *([image] if image.is_file() else [])]
     artifact = store.get(_recipe(programs))
     img = bundle.argv(_IN_L1, "qemu-img") if len(programs) > 1 else ("/usr/bin/qemu-img",)
-    disk = artifact.path / "qemu.squashfs"
-    return QemuInL1(_bundle_argv(_IN_L1), img, version, f"{path}", file_digest(program), disk)
+    argv = ("env", f"QEMU_MODULE_DIR={_IN_L1 / _MODULES}", *_bundle_argv(_IN_L1))
+    return QemuInL1(argv, img, version, f"{path}", file_digest(program), artifact.path / "qemu.squashfs")
 
 
 def parse_version(text: str) -> Version | None:
@@ -148,11 +149,11 @@ def _dotted(version: Version) -> str:
 
 def _recipe(programs: Sequence[Path]) -> Recipe:
     """A user's QEMU with its libraries and firmware, as a disk for L1."""
+    firmware, modules = _firmware(programs[0]), _accelerators(programs[0])
     libraries = {name: path for program in programs for name, path in bundle.libraries(program).items()}
-    firmware = _firmware(programs[0])
-    inputs = {path.name: file_digest(path) for path in (*programs, *firmware)}
+    inputs = {path.name: file_digest(path) for path in (*programs, *firmware, *modules)}
     inputs |= {name: file_digest(path) for name, path in libraries.items()}
-    return Recipe("qemu-l1", inputs, lambda out, progress: _build(out, progress, programs, firmware))
+    return Recipe("qemu-l1", inputs, lambda out, progress: _build(out, progress, programs, firmware, modules))
 
 
 def _firmware(program: Path) -> list[Path]:
@@ -164,17 +165,34 @@ def _firmware(program: Path) -> list[Path]:
     return sorted(found.values())
 
 
-def _build(out: Path, progress: Progress, programs: Sequence[Path], firmware: Sequence[Path]) -> None:
+def _accelerators(program: Path) -> list[Path]:
+    """Accelerators that the QEMU loads as modules: distributions build it so, upstream's default is without."""
+    prefix = program.resolve().parent.parent
+    folders = [program.resolve().parent, *prefix.glob("lib*/qemu"), *prefix.glob("lib/*/qemu")]
+    return sorted(module for folder in folders for module in folder.glob("accel-*.so"))
+
+
+def _build(
+    out: Path, progress: Progress, programs: Sequence[Path], firmware: Sequence[Path], modules: Sequence[Path]
+) -> None:
     tree = out / "tree"
     progress.step(f"collecting {programs[0]} with its libraries")
     bundle.make(tree, programs)
-    for folder in QEMU_DATA:
+    for folder, files in ((QEMU_DATA[0], firmware), (QEMU_DATA[1], ()), (_MODULES, modules)):
         (tree / folder).mkdir(parents=True)
-    for path in firmware:
-        shutil.copy(path, tree / QEMU_DATA[0])
+        for path in files:
+            shutil.copy(path, tree / folder)
     if programs[0].name != PROGRAM:
         (tree / bundle.PROGRAMS / programs[0].name).rename(tree / bundle.PROGRAMS / PROGRAM)
-    if _version(_bundle_argv(tree)) is None:
-        raise BuildError(f"{programs[0]} does not start with the libraries that ldd names")
+    _start(tree)
     squash(tree, out / "qemu.squashfs", progress)
     shutil.rmtree(tree)
+
+
+def _start(tree: Path) -> None:
+    """Raise BuildError when the collected QEMU does not start a machine with TCG, which says what it lacks."""
+    argv = [*_bundle_argv(tree), "-M", "none", "-accel", "tcg", "-nodefaults", "-display", "none", "-monitor", "stdio"]
+    env = {"QEMU_MODULE_DIR": str(tree / _MODULES)}
+    done = run(argv, env=env, input=b"quit\n", check=False, timeout_s=_TIMEOUT_S)
+    if done.returncode != 0:
+        raise BuildError(f"the QEMU does not start from what was collected:\n{done.stderr.decode(errors='replace')}")

@@ -127,3 +127,25 @@ def test_a_qemu_without_its_firmware_is_refused(
     program = stub(tmp_path / qemu.PROGRAM, DEBIAN, f'[ "$1" = -L ] && echo {tmp_path} && exit')
     with pytest.raises(BuildError, match=r"no bios-256k\.bin in"):
         qemu.qemu_l1(Store(), host, path=program)
+
+
+def test_a_qemu_that_does_not_start_from_the_bundle_is_refused(
+    host: HostImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A script is no program for ld.so, as a QEMU without one of its modules is none.
+    monkeypatch.setattr(bundle, "libraries", lambda _program, **_: {})
+    (tmp_path / "bios-256k.bin").write_text("bios")
+    program = stub(tmp_path / qemu.PROGRAM, DEBIAN, f'[ "$1" = -L ] && echo {tmp_path} && exit')
+    with pytest.raises(BuildError, match="does not start from what was collected"):
+        qemu.qemu_l1(Store(), host, path=program)
+
+
+@pytest.mark.parametrize("folder", ["lib/x86_64-linux-gnu/qemu", "lib64/qemu", "bin"])
+def test_accelerator_modules_are_found_where_distributions_and_builds_have_them(tmp_path: Path, folder: str) -> None:
+    program = stub(tmp_path / "bin" / qemu.PROGRAM, DEBIAN)
+    assert qemu._accelerators(program) == []
+    module = tmp_path / folder / "accel-tcg-x86_64.so"
+    module.parent.mkdir(parents=True, exist_ok=True)
+    module.write_text("")
+    (module.parent / "ui-gtk.so").write_text("")
+    assert qemu._accelerators(program) == [module]
