@@ -23,14 +23,28 @@ class Artifacts:
     qemu_l0: Qemu
     qemu_l1: QemuInL1
 
+    def versions(self) -> dict[str, str]:
+        """Name and version of each, in words, for the report."""
+        return {
+            "kernel": f"{self.kernel.release} (artifact {self.kernel.key})",
+            "QEMU at L0": f"{_dotted(self.qemu_l0)} ({self.qemu_l0.source})",
+            "QEMU in L1": f"{_dotted(self.qemu_l1)} ({self.qemu_l1.source})",
+            "host image": self.host_image.artifact.key,
+            "guest image": self.guest_image.artifact.key,
+        }
+
     def describe(self) -> dict[str, Any]:
         """What ran, for plan.json and the report."""
         return {
             "kernel": {"release": self.kernel.release, "key": self.kernel.key},
             "host_image": self.host_image.artifact.key,
             "guest_image": self.guest_image.artifact.key,
-            "qemu_l0": {"version": ".".join(map(str, self.qemu_l0.version)), "source": self.qemu_l0.source},
+            "qemu_l0": {"version": _dotted(self.qemu_l0), "source": self.qemu_l0.source},
         }
+
+
+def _dotted(qemu: Qemu) -> str:
+    return ".".join(map(str, qemu.version))
 
 
 def provide(store: Store, options: ArtifactOptions) -> Artifacts:

@@ -130,6 +130,9 @@ class Exercise:
             own_group=pci is not None and scenario.attach.mode is AttachMode.VHOST_VDPA,
         )
         self.found.checks += topology.judge(self.lab.host, device.name, expected, netns=self._netns())
+        if self.given:
+            held = process.look(self.lab.host, self.lab.guests["l2"].process.pid)
+            self.found.checks.append(process.open_node(held, _node(self.given), machine="l2"))
 
     def _netns(self) -> str | None:
         """Where sysfs shows the interface of a device that L1 itself uses."""
@@ -162,7 +165,6 @@ class Unplugging:
         released = process.look(lab.host, pid)
         traffic.stop()
         exercise.found.checks += [
-            process.open_node(attached, node, machine="l2"),
             process.open_node(released, node, machine="l2", attached=False),
             _pinned(lab, attached, released),
         ]
@@ -243,7 +245,8 @@ def _pinned(lab: Lab, attached: process.Held | None, released: process.Held | No
     device = lab.plan.scenario.device
     pins = not isinstance(device, VdpaSim) or not device.use_va
     ram_kb = lab.plan.l2.memory_mb * 1024 if pins else 0
-    return process.vm_pinned(process.Held(0, ()), attached, released, ram_kb=ram_kb, machine="l2")
+    # It had nothing before it was given the device, so what it holds after the release must be that again.
+    return process.vm_pinned(released, attached, released, ram_kb=ram_kb, machine="l2")
 
 
 def exercise(lab: Lab, devices: Devices, path: Path, given: QemuDevice | None, found: Findings) -> None:

@@ -99,6 +99,7 @@ def _sequence(run: _Run, undo: Undo) -> None:
         store = Store(cache_root() / "artifacts", lambda text: record.event("progress", text=text))
         run.artifacts = provide(store, request.artifacts)
         record.write("plan.json", json.dumps(plan.to_json() | {"artifacts": run.artifacts.describe()}, indent=1))
+        record.event("versions", **run.artifacts.versions())
     _stop_at(request, "artifacts")
     run.lab = lab = Lab(plan, run.artifacts, record, undo)
     with record.step("machines"):
