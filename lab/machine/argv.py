@@ -167,7 +167,10 @@ def _mgmt(mac: str) -> list[str]:
 
 
 def _secrets(secrets: Mapping[str, str]) -> list[str]:
-    return _flat(["-fw_cfg", f"name=opt/vdpalab/{name},file={path}"] for name, path in secrets.items())
+    # In an option that is no JSON a comma of a value is written twice.
+    return _flat(
+        ["-fw_cfg", f"name=opt/vdpalab/{name},file={path.replace(',', ',,')}"] for name, path in secrets.items()
+    )
 
 
 def _disk(disk: Disk, slot: int) -> list[str]:

@@ -80,6 +80,8 @@ class Qmp:
             asyncio.run_coroutine_threadsafe(self._client.disconnect(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        if not self._thread.is_alive():
+            self._loop.close()
         self._transcript.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, T], deadline: Deadline, what: str) -> T:
