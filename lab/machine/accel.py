@@ -8,7 +8,9 @@ first VEX-encoded instruction of a stock kernel ends in "KVM internal error, emu
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,18 +60,31 @@ def choose(
     if want == "tcg":
         return decide(want, "")
     key = json.dumps([list(qemu), host.run(["uname", "-rv"]).text])
-    known = json.loads(cache.read_text()) if cache and cache.exists() else {}
+    known = _remembered(cache) if cache else {}
     if key in known and want == "auto":
         return Acceleration(Accel(known[key]["accel"]), known[key]["reason"])
     decision = decide(want, probe(host, qemu, kernel))
     # A kernel that boots nowhere says nothing about KVM, and must not be remembered as if it did.
-    tells = decision.accel is Accel.KVM or proved(probe(host, qemu, kernel, Accel.TCG))
-    if cache and tells:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_name(f"{cache.name}.{id(decision)}")
-        partial.write_text(json.dumps({**known, key: asdict(decision)}))
-        partial.replace(cache)
+    if cache and (decision.accel is Accel.KVM or proved(probe(host, qemu, kernel, Accel.TCG))):
+        _remember(cache, {**known, key: asdict(decision)})
     return decision
+
+
+def _remembered(cache: Path) -> dict[str, dict[str, str]]:
+    """What was proven before; a file that is missing or broken only costs the proof."""
+    try:
+        known = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(cache: Path, known: Mapping[str, Mapping[str, str]]) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    # Parallel runs probe at the same time.
+    partial = cache.with_name(f"{cache.name}.{secrets.token_hex(4)}")
+    partial.write_text(json.dumps(known))
+    partial.replace(cache)
 
 
 def probe(host: Host, qemu: Sequence[str], kernel: str, accel: Accel = Accel.KVM) -> Completed | str:
@@ -77,10 +92,12 @@ def probe(host: Host, qemu: Sequence[str], kernel: str, accel: Accel = Accel.KVM
     if accel is Accel.KVM and (lack := _no_kvm(host)):
         return lack
     try:
-        argv = ["timeout", "-s", "KILL", str(_PROBE_S), *probe_argv(qemu, kernel, accel)]
+        # A slow host is no host without KVM.
+        limit = math.ceil(_PROBE_S * host.slowness)
+        argv = ["timeout", "-s", "KILL", str(limit), *probe_argv(qemu, kernel, accel)]
         return host.run(argv, check=False, timeout_s=2 * _PROBE_S)
-    except DeadlineExceeded:
-        return f"the kernel hung for {_PROBE_S} s"
+    except DeadlineExceeded as error:
+        return f"the kernel hung for {error.seconds:.0f} s"
 
 
 def _no_kvm(host: Host) -> str:
@@ -104,5 +121,5 @@ def probe_argv(qemu: Sequence[str], kernel: str, accel: Accel) -> list[str]:
 def _failure(probed: Completed) -> str:
     words = (probed.stderr.decode(errors="replace").strip().splitlines() or ["no word from QEMU"])[:2]
     if probed.returncode in (137, -9):
-        return f"the kernel hung for {_PROBE_S} s: {' | '.join(words)}"
+        return f"the kernel hung for {probed.duration_s:.0f} s: {' | '.join(words)}"
     return f"QEMU ended with {probed.returncode} before the kernel was up: {' | '.join(words)}"
