@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,7 +172,7 @@ class Lab:
         process = LocalQemu(folder, lambda fd: host_argv(spec, qemu.argv, fd), self.record.path)
         if not self.plan.request.pcap:
             # Kept for the proof only while the run lasts: the counts are in the checks.
-            self.undo.callback("captures", lambda: [path.unlink() for path in folder.glob("*.pcap")])
+            self.undo.callback("captures", lambda: _remove(folder.glob("*.pcap")))
         machine = self.l1 = Machine("l1", process, self.record, Level.L1_KERNEL)
         self.undo.callback("QEMU l1", machine.quit)
         machine.launch()
@@ -224,6 +224,7 @@ class Lab:
         self, process: NestedQemu, key: KeyPair, name: str, devices: Sequence[QemuDevice], incoming: bool
     ) -> Guest2:
         kernel, initrd = self._boot_files()
+        thresh, stall, _ = _watchdogs(_L2_COMMAND_FACTOR * self.slowness["l1"])
         return Guest2(
             name=f"{name}-{self.plan.run_id}",
             accel=self.accel["l2"].accel,
@@ -232,6 +233,7 @@ class Lab:
             boot=Boot(
                 kernel,
                 "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check "
+                f"watchdog_thresh={thresh} rcupdate.rcu_cpu_stall_timeout={stall} "
                 f"lab.name=l2 lab.mgmt={self.plan.macs['l2']}",
                 initrd,
             ),
@@ -297,13 +299,21 @@ class Lab:
         return connect("l1", self.record, address, Deadline(60))
 
     def _set_watchdogs(self) -> None:
-        factor = max(1.0, self.slowness["l1"])
-        values = [str(round(base * factor)) for base in (20, 60, 60)]
-        self.host.run(["sh", "-c", _WATCHDOGS, "watchdogs", values[0], values[1], values[2]], check=False)
+        thresh, stall, hung = _watchdogs(self.slowness["l1"])
+        self.host.run(["sh", "-c", _WATCHDOGS, "watchdogs", str(thresh), str(hung), str(stall)], check=False)
 
 
 def _remove_tree(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
+    _remove(folder.iterdir())
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _watchdogs(slowness: float) -> tuple[int, int, int]:
+    """Seconds for the kernel's own watchdogs: watchdog_thresh (the kernel takes 60 at most), RCU stall, hung task."""
+    return min(60, round(20 * slowness)), min(300, round(60 * slowness)), round(60 * slowness)
