@@ -3,7 +3,8 @@
 Files of the artifact::
 
     bzImage          for L1, direct kernel boot
-    vmlinux          ELF that boots through PVH, with symbols for gdb
+    vmlinux          ELF that boots through PVH, with symbols
+    vmlinux.debug    the same with debug information, when the kernel has it (kernel ``gdb``)
     config version   its .config (when known) and its release
     kernel.squashfs  uncompressed, mounted read-only in L1: lib/modules/RELEASE, boot/vmlinux
     devel.tar.zst    what compiling single modules needs (lab.artifacts.modules); none for a prebuilt kernel

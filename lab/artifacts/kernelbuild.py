@@ -69,22 +69,27 @@ def compile_all(source: Path, progress: Progress) -> None:
     """Compile the image and the modules."""
     jobs = len(os.sched_getaffinity(0))
     progress.step(f"compiling with {jobs} jobs{' and ccache' if shutil.which('ccache') else ''}")
-    make(source, [f"-j{jobs}", "bzImage", "modules"], progress, what="compiling the kernel")
+    # Debug information names files relative to the source: its directory here is gone when gdb looks.
+    flags = [f"KCFLAGS=-fdebug-prefix-map={source}=."] if _has_debug_info(source) else []
+    make(source, [f"-j{jobs}", *flags, "bzImage", "modules"], progress, what="compiling the kernel")
 
 
 def install(source: Path, into: Path, progress: Progress) -> None:
     """Put image, ELF, configuration, release and the disk of a compiled kernel into ``into``."""
     progress.step("packing")
-    release = run(["make", "-s", "kernelrelease"], cwd=source).text
+    release = (source / "include" / "config" / "kernel.release").read_text().strip()
     shutil.copy2(source / "arch" / "x86" / "boot" / "bzImage", into / "bzImage")
     shutil.copy2(source / ".config", into / "config")
+    if _has_debug_info(source):
+        shutil.copy2(source / "vmlinux", into / "vmlinux.debug")
     (into / "version").write_text(f"{release}\n")
     strip_debug(source / "vmlinux", into / "vmlinux", progress)
     if not bootimage.boots_through_pvh((into / "vmlinux").read_bytes()):
         raise BuildError("vmlinux has no PVH entry although CONFIG_PVH is set")
     stage = progress.scratch / "stage"
-    argv = [f"INSTALL_MOD_PATH={stage}", "INSTALL_MOD_STRIP=1", f"DEPMOD={shutil.which('depmod', path=_PATH)}"]
-    make(source, ["-s", *argv, "modules_install"], progress, what="installing modules")
+    strip = [] if _has_debug_info(source) else ["INSTALL_MOD_STRIP=1"]
+    argv = ["-s", f"INSTALL_MOD_PATH={stage}", *strip, f"DEPMOD={shutil.which('depmod', path=_PATH)}"]
+    make(source, [*argv, "modules_install"], progress, what="installing modules")
     pack_disk(stage, release, into / "vmlinux", into / "kernel.squashfs", progress)
     pack_devel(source, into / "devel.tar.zst", progress)
 
@@ -108,19 +113,8 @@ def pack_disk(stage: Path, release: str, vmlinux: Path, disk: Path, progress: Pr
     progress.run([depmod, "-b", str(stage), release], what="depmod")
     (stage / "boot").mkdir(exist_ok=True)
     shutil.copy2(vmlinux, stage / "boot" / "vmlinux")
-    argv = [
-        "mksquashfs",
-        str(stage),
-        str(disk),
-        "-noI",
-        "-noD",
-        "-noF",
-        "-noX",
-        "-all-root",
-        "-no-progress",
-        "-noappend",
-    ]
-    progress.run(argv, env=_REPRODUCIBLE, what="packing kernel.squashfs")
+    options = ["-noI", "-noD", "-noF", "-noX", "-all-root", "-no-progress", "-noappend"]
+    progress.run(["mksquashfs", str(stage), str(disk), *options], env=_REPRODUCIBLE, what="packing kernel.squashfs")
 
 
 def strip_debug(elf: Path, into: Path, progress: Progress) -> None:
@@ -135,6 +129,13 @@ def make(source: Path, arguments: Sequence[str], progress: Progress, *, what: st
     progress.run(argv, env=_environment(source), what=what)
 
 
+def _has_debug_info(source: Path) -> bool:
+    return "CONFIG_DEBUG_INFO=y" in (source / ".config").read_text().splitlines()
+
+
 def _environment(source: Path) -> dict[str, str]:
     own = {"CCACHE_DIR": str(cache_root() / "ccache"), "CCACHE_MAXSIZE": "4G", "CCACHE_BASEDIR": str(source)}
-    return {**_REPRODUCIBLE, **{name: os.environ.get(name, value) for name, value in own.items()}, "PATH": _PATH}
+    kept = {name: os.environ.get(name, value) for name, value in own.items()}
+    # What a kernel developer's shell may have set for other builds.
+    fixed = {"ARCH": "x86", "CROSS_COMPILE": "", "KBUILD_OUTPUT": "", "KCFLAGS": "", "MAKEFLAGS": ""}
+    return {**_REPRODUCIBLE, **kept, **fixed, "PATH": _PATH}

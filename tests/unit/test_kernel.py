@@ -25,11 +25,10 @@ allnoconfig:
 bzImage:
 	mkdir -p arch/x86/boot include arch/x86/include scripts tools/objtool; touch tools/objtool/objtool Module.symvers
 	touch arch/x86/Makefile arch/x86/Makefile_32.cpu
+	mkdir -p include/config; echo 6.12.1-fake > include/config/kernel.release
 	cp elf vmlinux; cp elf arch/x86/boot/bzImage; sh ./compile
 modules:
 	@:
-kernelrelease:
-	@echo 6.12.1-fake
 modules_install:
 	mkdir -p $(INSTALL_MOD_PATH)/lib/modules/6.12.1-fake/kernel
 	ln -s /nowhere $(INSTALL_MOD_PATH)/lib/modules/6.12.1-fake/build
@@ -183,6 +182,12 @@ def test_build_from_a_tree(store: Store, tree: Path) -> None:
     assert "CONFIG_VDPA=m" in (built.artifact.path / "config").read_text()
     assert not build(store, KernelRequest(tree=tree)).artifact.built
     assert not (tree / "vmlinux").exists()
+
+
+def test_debug_information_is_kept_beside_what_boots(store: Store, tree: Path) -> None:
+    assert not (build(store, KernelRequest(tree=tree)).artifact.path / "vmlinux.debug").exists()
+    built = build(store, KernelRequest(variant="gdb", tree=tree))
+    assert (built.artifact.path / "vmlinux.debug").read_bytes() == (tree / "elf").read_bytes()
 
 
 def test_option_that_does_not_stick_is_named(store: Store, tree: Path) -> None:
