@@ -43,7 +43,7 @@ def scenario_rows() -> Iterator[dict[str, Any]]:
         except InputError as error:
             yield {"name": name, "summary": f"broken: {error.problems[0]}", "tags": []}
         else:
-            yield {"name": name, "summary": scenario.summary, "tags": scenario.tags}
+            yield {"name": name, "summary": scenario.summary, "tags": sorted(scenario.all_tags)}
 
 
 def suite_rows() -> Iterator[dict[str, Any]]:

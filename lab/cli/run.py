@@ -159,9 +159,9 @@ def select(names: Sequence[str], tags: Sequence[str], template: RunRequest) -> l
             problems += error.problems
     if problems:
         raise InputError(list(dict.fromkeys(problems)), hint="vdpalab list")
-    tagged = [plan for plan in plans if not tags or set(tags) & set(plan.scenario.tags)]
+    tagged = [plan for plan in plans if not tags or set(tags) & plan.scenario.all_tags]
     if not tagged:
-        have = sorted({tag for plan in plans for tag in plan.scenario.tags})
+        have = sorted({tag for plan in plans for tag in plan.scenario.all_tags})
         raise InputError([f"no scenario has the tag {' or '.join(tags)}"], hint=f"tags: {', '.join(have) or 'none'}")
     return tagged
 

@@ -81,7 +81,7 @@ def _scenario(word: str, path: Path) -> Shown:
     from lab.topology.plan import contradictions, guests
 
     name, scenario = load_scenario(word)
-    machines, tags = ["l1", *guests(scenario)], scenario.tags
+    machines, tags = ["l1", *guests(scenario)], sorted(scenario.all_tags)
     suites = _suites_with(name)
     problems = contradictions(scenario, RunRequest(scenario=word))
     rows = [

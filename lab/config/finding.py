@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from pydantic import Field
 
-from pydantic import Field, field_validator
-
-from lab.config.catalog import CONFIGS
-from lab.config.strict import Strict, read_toml, validate
+from lab.config.catalog import CONFIGS, names
+from lab.config.strict import Regex, Strict, read_toml, validate
+from lab.errors import InputError
 from lab.model import Level
 
 
@@ -21,20 +20,24 @@ class Finding(Strict):
     id: str = Field(pattern=r"^F\d{3}$")
     summary: str
     level: Level
-    pattern: str
-    kernel: str = ".*"
-    qemu: str = ".*"
+    pattern: Regex
+    kernel: Regex = ".*"
+    qemu: Regex = ".*"
     scenarios: list[str] = []
     reproducer: str
 
-    @field_validator("pattern", "kernel", "qemu")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        re.compile(value)
-        return value
-
 
 def load_findings() -> list[Finding]:
-    """Every known finding. Raises InputError."""
+    """Every known finding. Raises InputError, also for a file of another name and a scenario that there is not."""
     files = sorted((CONFIGS / "findings").glob("*.toml"))
-    return [validate(Finding, read_toml(path), str(path)) for path in files]
+    found = {path: validate(Finding, read_toml(path), str(path)) for path in files}
+    problems = [f"{path}: id: it says {finding.id}" for path, finding in found.items() if finding.id != path.stem]
+    problems += [
+        f"{path}: scenarios: there is no {name!r}"
+        for path, finding in found.items()
+        for name in finding.scenarios
+        if name not in names("scenarios")
+    ]
+    if problems:
+        raise InputError(problems)
+    return list(found.values())

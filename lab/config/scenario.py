@@ -5,21 +5,12 @@ The names follow the product that configs/matrix.toml spans: ``<class>-<provider
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from lab.config.strict import Strict
+from lab.config.strict import Regex, Strict
 from lab.model import AttachMode, DeviceClass, Level
-
-
-def _regular_expression(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    return text
 
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -112,7 +103,7 @@ class Expected(Strict):
     """A bad outcome that the scenario provokes on purpose: log lines of ``level`` that match ``pattern``."""
 
     level: Level
-    pattern: Annotated[str, AfterValidator(_regular_expression)]
+    pattern: Regex
     required: bool = Field(True, description="it must appear; false: it may")
 
 
@@ -141,3 +132,9 @@ class Scenario(Strict):
     tags: list[str] = []
     expect: list[Expected] = []
     inject: Inject = Inject()
+
+    @property
+    def all_tags(self) -> frozenset[str]:
+        """Its own tags, and one for each thing that it is made of (``net``, ``vp_vdpa``, ``vhost_vdpa``, ``fio``…)."""
+        parts = [self.device_class, self.device.provider, self.attach.mode, self.workload.kind]
+        return frozenset([*parts, *([self.action.kind] if self.action else []), *self.tags])

@@ -67,7 +67,7 @@ class ScenarioResolver(Resolver):  # type: ignore[misc]  # avocado has no types
             KIND,
             reference,
             identifier=plan.name,
-            tags=dict.fromkeys(plan.scenario.tags),
+            tags=dict.fromkeys(sorted(plan.scenario.all_tags)),
             ram_mb=plan.ram_mb,
             cores=plan.cores,
         )

@@ -133,7 +133,7 @@ def _common(
     ram = "memory-backend-memfd" if shared_ram else "memory-backend-ram"
     return [
         *["-name", name],
-        *["-M", f"q35{irqchip},memory-backend=ram,vmport=off"],
+        *["-M", f"q35{irqchip},memory-backend=ram,vmport=off,dump-guest-core=off"],
         *["-object", f"{ram},id=ram,size={memory_mb}M,share={'on' if shared_ram else 'off'}"],
         *["-m", f"{memory_mb}M"],
         *["-accel", "kvm" if accel is Accel.KVM else "tcg,thread=multi"],

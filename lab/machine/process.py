@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import resource
 import shlex
 import signal
 import socket
@@ -75,6 +76,7 @@ class LocalQemu(QemuProcess):
     def start(self) -> socket.socket:
         """Start QEMU in its machine's directory with one end of a socketpair."""
         ours, theirs = socket.socketpair()
+        _allow_core()
         argv = self._argv(theirs.fileno())
         self.note_argv(argv)
         with theirs, self.stderr.open("ab") as stderr:
@@ -185,3 +187,9 @@ class NestedQemu(QemuProcess):
                 wait_until(lambda: self.poll() is not None, Deadline(10), "the nested QEMU's end", every_s=0.2)
         finally:
             self._stack.close()
+
+
+def _allow_core() -> None:
+    """Let a QEMU that dies of a signal leave a core, in its machine's directory where core_pattern says no more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))

@@ -216,7 +216,7 @@ def test_tags_select(tmp_path: Path) -> None:
     assert [plan.name for plan in select(files, [], TEMPLATE)] == ["a", "b", "c"]
     with pytest.raises(InputError, match="no scenario has the tag z") as caught:
         select(files, ["z"], TEMPLATE)
-    assert caught.value.hint == "tags: x, y"
+    assert caught.value.hint == "tags: iperf3, net, vhost_vdpa, vp_vdpa, x, y"
 
 
 def test_a_cache_that_cannot_be_written(fake: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
