@@ -48,13 +48,14 @@ class Record:
     def close(self) -> None:
         """Give up ownership: from now on `vdpalab clean` may remove what the run left."""
         self.event("end")
-        self._events.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
         self._owner.close()
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one event; ``fields`` must be JSON."""
+        """Append one event; ``fields`` must be JSON. On a full disk it is lost: a teardown must go on."""
         line = json.dumps({"t": round(time.monotonic(), 4), "event": kind, **fields}, default=str)
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             if not self._events.closed:
                 self._events.write(line + "\n")
                 self._events.flush()

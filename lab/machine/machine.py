@@ -79,7 +79,9 @@ class Machine:
             self._enter(State.LAUNCHED)
             self._qmp.connect(sock, Deadline(_START_S * slowness))
         except LabError as error:
-            raise self._refusal() or error from error
+            if refusal := self._refusal():
+                raise refusal from error
+            raise
         self._enter(State.INCOMING if incoming else State.RUNNING)
 
     def _refusal(self) -> MachineError | None:

@@ -11,17 +11,23 @@ from lab.model import Check, Verdict
 
 
 def apply(
-    checks: Sequence[Check], findings: Sequence[Finding], *, scenario: str, kernel: str, qemu: str
+    checks: Sequence[Check],
+    findings: Sequence[Finding],
+    *,
+    scenario: str,
+    kernel: str,
+    qemu: str,
+    complete: bool = True,
 ) -> tuple[list[Check], tuple[str, ...]]:
     """Turn failed checks that a finding explains into passed ones that name it.
 
     Returns the checks, to which one is added for each finding that should have appeared and did not, and the ids of
-    those that appeared. Pure.
+    those that appeared. A run that is not ``complete`` cannot say that anything is gone. Pure.
     """
     relevant = [f for f in findings if re.fullmatch(f.kernel, kernel) and re.fullmatch(f.qemu, qemu)]
     judged = [_explain(check, relevant) for check in checks]
     known = tuple(dict.fromkeys(found for _, found in judged if found))
-    gone = [f for f in relevant if scenario in f.scenarios and f.id not in known]
+    gone = [f for f in relevant if complete and scenario in f.scenarios and f.id not in known]
     return [check for check, _ in judged] + [_gone(finding) for finding in gone], known
 
 

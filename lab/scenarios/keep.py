@@ -50,8 +50,8 @@ def wait_while_kept(record: Record, lab: Lab | None, result: RunResult) -> None:
         return
     text = json.dumps({"verdict": result.verdict, "machines": describe(lab)}, indent=1)
     path: Path = record.write(KEPT, text)
-    record.event("kept", file=path.name)
     try:
+        record.event("kept", file=path.name)
         while True:
             signal.pause()
     except (Interrupted, KeyboardInterrupt):

@@ -7,27 +7,28 @@ A fault in the middle loses no evidence: judging and collecting happen whatever 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab.artifacts.provide import Artifacts, provide
 from lab.artifacts.store import Store, cache_root
-from lab.config.finding import load_findings
+from lab.config.finding import Finding, load_findings
 from lab.config.request import RunRequest
 from lab.errors import Interrupted, LabError, SiteLacks
 from lab.evidence.record import Record
-from lab.model import Check, Level, RunResult, Verdict
+from lab.model import Check, RunResult, Verdict
 from lab.report import result as report
 from lab.scenarios import findings
 from lab.scenarios.exercise import Findings, exercise
 from lab.scenarios.keep import wait_while_kept
-from lab.scenarios.verdict import Outcome, judge
+from lab.scenarios.verdict import judge
 from lab.topology.collect import collect
 from lab.topology.devices import attach, make_devices
 from lab.topology.judge import judge_machines
@@ -50,9 +51,15 @@ class _Run:
     plan: Plan | None = None
     artifacts: Artifacts | None = None
     lab: Lab | None = None
+    findings: Sequence[Finding] = ()
     found: Findings = dataclasses.field(default_factory=Findings)
     error: BaseException | None = None
     stopped: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was done that there was to do."""
+        return self.error is None and not self.stopped
 
 
 def execute(request: RunRequest, run_dir: Path) -> RunResult:
@@ -62,10 +69,7 @@ def execute(request: RunRequest, run_dir: Path) -> RunResult:
     try:
         _guard(run, lambda: _sequence(run, undo))
         _guard(run, lambda: _judge(run))
-        result = _conclude(run, ())
-        _write(run.record, result)
-        if _keep(request, result) and not isinstance(run.error, Interrupted):
-            wait_while_kept(run.record, run.lab, result)
+        _guard(run, lambda: _stay(run))
     finally:
         _ignore_signals()
         failed = _undo(run, undo)
@@ -74,6 +78,14 @@ def execute(request: RunRequest, run_dir: Path) -> RunResult:
         run.record.event("verdict", verdict=result.verdict, level=result.level, reason=result.reason)
         run.record.close()
     return result
+
+
+def _stay(run: _Run) -> None:
+    """Write the verdict while the lab is up, and keep it up when that was asked for."""
+    result = _conclude(run, ())
+    _write(run.record, result)
+    if _keep(run.request, result) and not isinstance(run.error, Interrupted):
+        wait_while_kept(run.record, run.lab, result)
 
 
 def _ignore_signals() -> None:
@@ -92,6 +104,7 @@ def _sequence(run: _Run, undo: Undo) -> None:
     with record.step("plan"):
         run.plan = plan = make_plan(request)
         record.write("plan.json", json.dumps(plan.to_json(), indent=1))
+        run.findings = load_findings()
         if plan.lacks:
             raise SiteLacks(", ".join(plan.lacks))
     _stop_at(request, "plan")
@@ -124,20 +137,21 @@ def _stop_at(request: RunRequest, step: str) -> None:
 
 
 def _guard(run: _Run, step: Callable[[], None]) -> None:
-    """Run a part of the sequence and keep what ended it; the first error is the one that counts."""
+    """Run a part of the sequence and keep what ended it; the first error counts, and an interrupt more than any."""
     try:
         step()
     except _StopHere:
         run.stopped = True
-    except (LabError, Interrupted) as error:
+    except (Interrupted, KeyboardInterrupt) as error:
+        run.error = Interrupted(*error.args)
+        run.record.event("error", error=str(error) or "interrupted", type="Interrupted")
+    except LabError as error:
         run.error = run.error or error
         run.record.event("error", error=str(error), type=type(error).__name__)
-    except KeyboardInterrupt:
-        run.error = Interrupted()
-        run.record.event("error", error="interrupted", type="Interrupted")
     except Exception as error:
         run.error = run.error or error
-        run.record.write("traceback.txt", traceback.format_exc())
+        with contextlib.suppress(OSError):
+            run.record.write("traceback.txt", traceback.format_exc())
         run.record.event("error", error=repr(error), type=type(error).__name__, traceback="traceback.txt")
 
 
@@ -146,7 +160,7 @@ def _judge(run: _Run) -> None:
         return
     with run.record.step("judge"):
         logs = collect(run.lab)
-        run.found.checks += judge_machines(run.lab, logs)
+        run.found.checks += judge_machines(run.lab, logs, complete=run.complete)
 
 
 def _undo(run: _Run, undo: Undo) -> list[str]:
@@ -162,9 +176,7 @@ def _pointless(run: _Run) -> str:
 
 def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
     checks, known = _known(run)
-    outcome = judge(checks, run.error, undo_failed)
-    if run.stopped and not run.error:
-        outcome = Outcome(Verdict.SKIP, Level.LAB, None, f"stopped at {run.request.stop_at} as asked")
+    outcome = judge(checks, run.error, undo_failed, stopped_at=run.request.stop_at or "" if run.stopped else "")
     lab = run.lab
     return RunResult(
         scenario=run.plan.name if run.plan else run.request.scenario,
@@ -188,10 +200,11 @@ def _known(run: _Run) -> tuple[list[Check], tuple[str, ...]]:
     version = ".".join(map(str, run.artifacts.qemu_l0.version))
     return findings.apply(
         run.found.checks,
-        load_findings(),
+        run.findings,
         scenario=run.plan.name,
         kernel=run.artifacts.kernel.release,
         qemu=version,
+        complete=run.complete,
     )
 
 

@@ -24,8 +24,13 @@ class Outcome:
     reason: str
 
 
-def judge(checks: Sequence[Check], error: BaseException | None, undo_failed: Sequence[str] = ()) -> Outcome:
-    """Decide. ``error`` is what ended the run early, if anything did; ``undo_failed`` what could not be undone."""
+def judge(
+    checks: Sequence[Check], error: BaseException | None, undo_failed: Sequence[str] = (), *, stopped_at: str = ""
+) -> Outcome:
+    """Decide. ``error`` is what ended the run early, if anything did; ``undo_failed`` what could not be undone.
+
+    ``stopped_at`` is the step at which the run ended because the user wanted no more of it.
+    """
     failed = sorted((check for check in checks if check.verdict is Verdict.FAIL), key=_distance)
     if isinstance(error, Interrupted):
         return Outcome(Verdict.ERROR, Level.LAB, None, "interrupted")
@@ -37,7 +42,7 @@ def judge(checks: Sequence[Check], error: BaseException | None, undo_failed: Seq
         return Outcome(Verdict.SKIP, Level.LAB, None, f"the site lacks {error.message}")
     if error is not None:
         return Outcome(Verdict.ERROR, Level.LAB, None, _words(error))
-    return _without_failure(checks, undo_failed)
+    return _without_failure(checks, undo_failed, stopped_at)
 
 
 def _distance(check: Check) -> int:
@@ -48,15 +53,17 @@ def _distance(check: Check) -> int:
     return {"clean QEMU stderr": 1, "QEMU alive": 1}.get(check.name, 3 if check.proof else 4)
 
 
-def _without_failure(checks: Sequence[Check], undo_failed: Sequence[str]) -> Outcome:
+def _without_failure(checks: Sequence[Check], undo_failed: Sequence[str], stopped_at: str) -> Outcome:
     unproven = [check for check in checks if check.verdict is Verdict.ERROR]
     if unproven:
         check = unproven[0]
         return Outcome(Verdict.ERROR, check.level or Level.LAB, check.machine, _sentence(check))
-    if not any(check.proof and check.verdict is Verdict.PASS for check in checks):
+    if not stopped_at and not any(check.proof and check.verdict is Verdict.PASS for check in checks):
         return Outcome(Verdict.ERROR, Level.LAB, None, "nothing proves that the device under test carried the data")
     if undo_failed:
         return Outcome(Verdict.ERROR, Level.LAB, None, f"could not be undone: {undo_failed[0]}")
+    if stopped_at:
+        return Outcome(Verdict.SKIP, Level.LAB, None, f"stopped at {stopped_at} as asked")
     return Outcome(Verdict.PASS, None, None, "every check passed and the data path is proved")
 
 

@@ -42,9 +42,11 @@ class Undo:
             what, function = self._stack.pop()
             try:
                 function()
-            except (LabError, OSError) as error:
+            # Also a defect of the lab: what is below on the stack has to be undone all the same.
+            except Exception as error:
+                words = str(error) if isinstance(error, (LabError, OSError)) else repr(error)
                 reason = pointless()
-                self._record.event("undo-failed", what=what, error=str(error), pointless=reason)
+                self._record.event("undo-failed", what=what, error=words, pointless=reason)
                 if not reason:
-                    failed.append(f"{what}: {error}")
+                    failed.append(f"{what}: {words}")
         return failed

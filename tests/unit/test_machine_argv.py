@@ -7,6 +7,7 @@ these files are the only place where a reviewer sees what QEMU is really given.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -77,7 +78,7 @@ def pretty(argv: list[str]) -> str:
 
 
 def devices(argv: list[str]) -> list[dict[str, Any]]:
-    return [json.loads(value) for option, value in zip(argv, argv[1:], strict=False) if option == "-device"]
+    return [json.loads(value) for option, value in itertools.pairwise(argv) if option == "-device"]
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -99,7 +100,10 @@ def test_vfs_come_before_their_pf_which_qemu_demands() -> None:
 
 @pytest.mark.parametrize("offered", [True, False])
 def test_access_platform_is_that_of_the_plan(offered: bool) -> None:
-    card, block = dataclasses.replace(SRIOV, access_platform=offered), dataclasses.replace(BLOCK, access_platform=offered)
+    card, block = (
+        dataclasses.replace(SRIOV, access_platform=offered),
+        dataclasses.replace(BLOCK, access_platform=offered),
+    )
     under_test = [d for d in devices(of_host(sriov=card, blocks=(block,))) if "iommu_platform" in d]
     assert [d["id"] for d in under_test] == ["vf1", "vf2", "pf", "vpblk0"]
     assert {d["iommu_platform"] for d in under_test} == {offered}

@@ -1,0 +1,121 @@
+"""lab.scenarios.findings and lab.config.finding: what is known passes and is shown; what is gone is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.config import finding as config
+from lab.config.finding import Finding, load_findings
+from lab.config.strict import validate
+from lab.errors import InputError
+from lab.model import Check, Level, Verdict
+from lab.scenarios.findings import apply
+
+DATA: dict[str, Any] = {
+    "id": "F001",
+    "summary": "vp_vdpa warns on reset",
+    "level": "l1-kernel",
+    "pattern": r"WARNING: .* vp_vdpa_reset",
+    "kernel": r"6\.12\..*",
+    "qemu": r"1[01]\..*",
+    "scenarios": ["net-x"],
+    "reproducer": "vdpalab run net-x",
+}
+KNOWN = validate(Finding, DATA, "F001")
+SPLAT = Check.judged("kernel log", False, "WARNING: CPU: 0 vp_vdpa_reset+0x1", "no splat", level=Level.L1_KERNEL)
+GOOD = Check("kernel log", Verdict.PASS, "9 lines", "no splat")
+
+
+def applied(
+    check: Check, *, scenario: str = "net-x", kernel: str = "6.12.9-lab", qemu: str = "11.1.3", complete: bool = True
+) -> tuple[list[Check], tuple[str, ...]]:
+    return apply([check], [KNOWN], scenario=scenario, kernel=kernel, qemu=qemu, complete=complete)
+
+
+def test_a_known_finding_passes_and_is_shown() -> None:
+    [check], known = applied(SPLAT)
+    assert known == ("F001",)
+    assert check.verdict is Verdict.PASS
+    assert check.seen.startswith("known F001 (vp_vdpa warns on reset): WARNING: CPU: 0")
+
+
+def test_it_is_known_in_a_scenario_that_does_not_promise_it() -> None:
+    assert applied(SPLAT, scenario="blk-y")[1] == ("F001",)
+
+
+@pytest.mark.parametrize(
+    ("check", "versions"),
+    [
+        (SPLAT, {"kernel": "6.13.1"}),
+        (SPLAT, {"kernel": "16.12.1"}),
+        (SPLAT, {"qemu": "9.2.0"}),
+        (Check.judged("kernel log", False, SPLAT.seen, "no splat", level=Level.L2_KERNEL), {}),
+        (Check.judged("kernel log", False, "WARNING: vp_vdpa_probe", "no splat", level=Level.L1_KERNEL), {}),
+        (Check.unproven("kernel log", SPLAT.seen, "no splat"), {}),
+    ],
+    ids=["other kernel", "no prefix match", "other QEMU", "other level", "other words", "unproven"],
+)
+def test_what_is_not_the_finding_stays(check: Check, versions: dict[str, str]) -> None:
+    checks, known = applied(check, scenario="blk-y", **versions)  # type: ignore[arg-type]
+    assert (checks, known) == ([check], ())
+
+
+def test_a_finding_that_should_have_appeared_is_said_to_be_gone() -> None:
+    checks, known = applied(GOOD)
+    assert known == ()
+    assert checks[0] == GOOD
+    assert (checks[1].name, checks[1].verdict) == ("finding F001", Verdict.PASS)
+    assert checks[1].seen == "no longer there: vp_vdpa warns on reset"
+    assert not checks[1].proof
+
+
+@pytest.mark.parametrize("other", [{"scenario": "blk-y"}, {"kernel": "6.13.1"}, {"qemu": "9.2"}, {"complete": False}])
+def test_nothing_is_gone_that_could_not_have_appeared(other: dict[str, Any]) -> None:
+    assert applied(GOOD, **other) == ([GOOD], ())
+
+
+def test_one_that_is_known_is_named_once() -> None:
+    assert apply([SPLAT, SPLAT], [KNOWN], scenario="net-x", kernel="6.12.9", qemu="11.1.3")[1] == ("F001",)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"id": "1"}, "id: String should match pattern"),
+        ({"pattern": "("}, "pattern: Value error, not a regular expression: missing \\)"),
+        ({"kernel": "6.12.*["}, "kernel: Value error, not a regular expression"),
+        ({"level": "l3-kernel"}, "level: Input should be 'l0-kernel'"),
+        ({"scenario": ["net-x"]}, "scenario: unknown key"),
+    ],
+)
+def test_a_broken_finding_is_refused(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        validate(Finding, DATA | change, "F001.toml")
+
+
+def test_findings_are_read_from_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    assert load_findings() == []
+    folder = tmp_path / "findings"
+    folder.mkdir()
+    monkeypatch.setattr(config, "names", lambda _kind: ["net-x"])
+    text = "\n".join(f"{key} = {value if isinstance(value, list) else repr(value)}" for key, value in DATA.items())
+    text = text.replace("\\\\", "\\")  # a TOML string in single quotes has no escapes
+    (folder / "F001.toml").write_text(text)
+    assert load_findings() == [KNOWN]
+    (folder / "F002.toml").write_text("id = 1")
+    with pytest.raises(InputError, match=r"F002\.toml: id"):
+        load_findings()
+    (folder / "F002.toml").write_text(text.replace("net-x", "net-z"))
+    with pytest.raises(InputError) as caught:
+        load_findings()
+    assert [problem.partition(": ")[2] for problem in caught.value.problems] == [
+        "id: it says F001", "scenarios: there is no 'net-z'",
+    ]  # fmt: skip
+
+
+def test_the_findings_of_the_project_are_sound() -> None:
+    assert [finding.id for finding in load_findings()] == sorted({finding.id for finding in load_findings()})
