@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 _VDPALAB = str(_ROOT / "vdpalab")
 
+# Load per core from which on others take a share of what is measured.
+_BUSY = 0.3
+
 _CHECK = "from lab.artifacts.provide import provide; from lab.artifacts.store import Store; " + (
     "from lab.config.request import ArtifactOptions; provide(Store(), ArtifactOptions())"
 )
@@ -109,12 +112,12 @@ def _vng(around: Surroundings) -> list[Metric]:
     return boot_vng(around.artifacts, around.run_dir("vng"))
 
 
-def _scenario(name: str) -> Callable[[Surroundings], list[Metric]]:
+def _of_scenario(name: str) -> Bench:
     def measure(around: Surroundings) -> list[Metric]:
         assert around.artifacts
         return _run(name, ["run", name, "--json"])
 
-    return measure
+    return Bench(name, "the whole run with everything cached, and its memory", 3, measure)
 
 
 def _quickstart(around: Surroundings) -> list[Metric]:
@@ -148,14 +151,9 @@ _BENCHES = (
     Bench("l1-ready", "L1 from power-on to the first command over SSH, and its parts", 5, _l1),
     Bench("vng", "virtme-ng from its start to the first command, on the same kernel", 5, _vng),
     Bench("l2-ready", "the same for an L2 inside L1", 3, _l2),
-    *(
-        Bench(name, "the whole run with everything cached, and its memory", 3, _scenario(name))
-        for name in (
-            "net-vp_vdpa-vhost_vdpa-iperf3",
-            "net-vdpa_sim-vhost_vdpa-migrate",
-            "net-vp_vdpa-vhost_vdpa-unplug",
-        )
-    ),
+    _of_scenario("net-vp_vdpa-vhost_vdpa-iperf3"),
+    _of_scenario("net-vdpa_sim-vhost_vdpa-migrate"),
+    _of_scenario("net-vp_vdpa-vhost_vdpa-unplug"),
 )
 _ON_REQUEST = (
     Bench("quickstart", "vdpalab quickstart with everything cached", 1, _quickstart),
@@ -189,13 +187,13 @@ def command(names: tuple[str, ...], rounds: int | None, as_json: bool) -> int:
     from lab.report.bench import Measured, text
 
     chosen = choose(names)
-    measured = Measured()
+    measured, about = Measured(), surroundings()
     with progress() as report:
         around = Surroundings(report)
         for bench in chosen:
             _measure(bench, rounds or bench.rounds, around, measured, report)
     if as_json:
-        click.echo(json.dumps(measured.to_json({"cores": str(os.cpu_count())}), indent=1))
+        click.echo(json.dumps(measured.to_json(about), indent=1))
     elif measured.metrics:
         click.echo(text(measured.rows()))
     for name, why in (measured.failed | measured.lacking).items():
@@ -203,12 +201,20 @@ def command(names: tuple[str, ...], rounds: int | None, as_json: bool) -> int:
     return ExitStatus.ERROR if measured.failed else ExitStatus.OK
 
 
+def surroundings() -> dict[str, float]:
+    """What the times depend on: cores, and the load that others make, which is said when it spoils them."""
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    if load > cores * _BUSY:
+        click.echo(f"vdpalab: this machine is busy (load {load:.1f} on {cores} cores): times will be longer", err=True)
+    return {"cores": cores, "load": round(load, 2)}
+
+
 def choose(names: Sequence[str]) -> list[Bench]:
     """The benches of these names, or the usual ones. Raises InputError with every unknown name."""
     from lab.config.catalog import names as known_names
 
     by_name = {bench.name: bench for bench in (*_BENCHES, *_ON_REQUEST)}
-    scenarios = {name: Bench(name, "", 3, _scenario(name)) for name in known_names("scenarios")}
+    scenarios = {name: _of_scenario(name) for name in known_names("scenarios")}
     known = scenarios | by_name
     if unknown := [name for name in names if name not in known]:
         raise InputError([f"nothing to measure is called {name!r}" for name in unknown], hint=", ".join(known))

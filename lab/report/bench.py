@@ -76,7 +76,7 @@ class Measured:
         medians = {name: statistics.median(all_of) for name, all_of in values.items()}
         return [Row(name, units[name], tuple(all_of), bound_of(name, medians)) for name, all_of in values.items()]
 
-    def to_json(self, about: Mapping[str, str]) -> dict[str, Any]:
+    def to_json(self, about: Mapping[str, float]) -> dict[str, Any]:
         """The JSON form; ``about`` says what it was measured on."""
         rows = [row.to_json() for row in self.rows()]
         return {"schema": 1, "about": dict(about), "rows": rows, "failed": self.failed, "lacking": self.lacking}

@@ -144,6 +144,16 @@ def test_the_verb_measures_each_as_often_as_asked(
     assert (row["n"], row["min"], row["median"], row["max"], row["bound"], row["met"]) == (3, 0.1, 0.2, 0.3, 0.3, True)
 
 
+def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.5, 0.0, 0.0))
+    assert verb.surroundings() == {"cores": 2, "load": 1.5}
+    assert "busy (load 1.5 on 2 cores)" in capsys.readouterr().err
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.2, 9.0, 9.0))
+    assert verb.surroundings() == {"cores": 2, "load": 0.2}
+    assert capsys.readouterr().err == ""
+
+
 def test_what_cannot_be_measured_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def lacks(_around: verb.Surroundings) -> list[Metric]:
         raise SiteLacks("vng")
