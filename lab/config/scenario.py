@@ -12,7 +12,6 @@ from pydantic import Field
 from lab.config.strict import Regex, Strict
 from lab.model import AttachMode, DeviceClass, Level
 
-
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
