@@ -40,7 +40,7 @@ def _accept(listener: socket.socket, own: paramiko.PKey, allowed: paramiko.PKey)
 
 def _serve_one(connection: socket.socket, own: paramiko.PKey, allowed: paramiko.PKey) -> None:
     # A client that hangs up is part of the tests.
-    ended = contextlib.suppress(paramiko.SSHException, EOFError)
+    ended = contextlib.suppress(paramiko.SSHException, EOFError, OSError)
     with contextlib.closing(paramiko.Transport(connection)) as transport, ended:
         transport.add_server_key(own)
         server = _Server(allowed)
