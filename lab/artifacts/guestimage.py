@@ -127,7 +127,6 @@ def nodes(tree: Path, recipe: GuestRecipe) -> list[cpio.Node]:
         cpio.link("sbin", "bin"),
         *[cpio.link(f"usr/{name}", "../bin") for name in ("bin", "sbin")],
         *[cpio.file(f"etc/{name}", text.encode()) for name, text in _ETC.items()],
-        cpio.file("etc/fstab", (IMAGES / "guest" / "fstab").read_bytes()),
         cpio.file("lab/lib.sh", (IMAGES / "common" / "lib.sh").read_bytes()),
         cpio.file("init", (IMAGES / "guest" / "init").read_bytes(), 0o755),
         cpio.link("root/.ssh/authorized_keys", _AUTHORIZED_KEYS),
