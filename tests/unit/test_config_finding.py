@@ -1,0 +1,42 @@
+"""configs/findings: each file is a finding of its own name, and recognises the splat that was really seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.checks import kernellog
+from lab.config.catalog import CONFIGS, names
+from lab.config.finding import Finding, load_findings
+from lab.model import Verdict
+from lab.scenarios.findings import apply
+
+SAMPLES = Path(__file__).parent / "samples" / "findings"
+FINDINGS = load_findings()
+# The release that the sample comes from.
+RELEASES = {"F001": "6.12.117-lab"}
+
+
+def known(finding: Finding, log: str, release: str) -> tuple[str, ...]:
+    checks = kernellog.judge(log, None, machine="l1", level=finding.level)
+    assert Verdict.FAIL in {check.verdict for check in checks}
+    return apply(checks, [finding], scenario="x", kernel=release, qemu="11.1.3")[1]
+
+
+def test_files_are_named_like_what_they_hold() -> None:
+    assert [path.stem for path in sorted((CONFIGS / "findings").iterdir())] == [finding.id for finding in FINDINGS]
+    assert {name for finding in FINDINGS for name in finding.scenarios} <= set(names("scenarios"))
+
+
+@pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.id)
+def test_the_splat_that_was_seen_is_known(finding: Finding) -> None:
+    log = (SAMPLES / f"{finding.id}.log").read_text()
+    assert known(finding, log, RELEASES[finding.id]) == (finding.id,)
+    assert known(finding, log, "5.0.0") == ()
+
+
+def test_f001_is_not_any_null_dereference() -> None:
+    [finding] = [finding for finding in FINDINGS if finding.id == "F001"]
+    log = (SAMPLES / "F001.log").read_text().replace("vp_vdpa_dev_del", "vdpasim_dev_del")
+    assert known(finding, log, RELEASES["F001"]) == ()
