@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lab.artifacts.apt import Apt
 from lab.artifacts.digest import tree_digest
-from lab.artifacts.kernelsource import DirectorySource, GitSource, local_source
-from lab.artifacts.store import Progress
+from lab.artifacts.kernelsource import DirectorySource, GitSource, PackageSource, local_source
+from lab.artifacts.store import Progress, Store
 from lab.errors import InputError
 from lab.proc import run
 
@@ -119,3 +120,38 @@ def test_what_is_no_kernel_tree(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         local_source(tmp_path, "v1")
     assert len(caught.value.problems) == 2
+
+
+class FakeApt(Apt):
+    """Builds a kernel source package that holds a file and a part of a graphics driver, instead of downloading one."""
+
+    downloads = 0
+
+    def download(self, suite: str, name: str, version: str, into: Path) -> Path:
+        self.downloads += 1
+        top = into / "made"
+        registers = top / name / "drivers" / "gpu" / "drm" / "amd" / "include" / "asic_reg"
+        registers.mkdir(parents=True)
+        (registers / "large.h").write_text("large")
+        (top / name / "Makefile").write_text(f"{suite} {version}")
+        tarball = top / "package" / "usr" / "src" / f"{name}.tar.xz"
+        tarball.parent.mkdir(parents=True)
+        run(["tar", "-cJf", str(tarball), "-C", str(top), name])
+        control = top / "package" / "DEBIAN" / "control"
+        control.parent.mkdir()
+        control.write_text(f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: a\nDescription: b\n")
+        run(["dpkg-deb", "-b", str(top / "package"), str(into / "it.deb")])
+        return into / "it.deb"
+
+
+def test_package_is_kept_and_unpacked(tmp_path: Path, progress: Progress) -> None:
+    apt = FakeApt(tmp_path / "apt")
+    source = PackageSource(Store(tmp_path / "store"), apt, "trixie", "linux-source-6.12", "6.12.1-1")
+    assert source.identity == "linux-source-6.12 6.12.1-1"
+    for number in range(2):
+        into = tmp_path / f"into{number}"
+        into.mkdir()
+        source.unpack(into, progress)
+        assert (into / "Makefile").read_text() == "trixie 6.12.1-1"
+        assert list(into.rglob("large.h")) == []
+    assert apt.downloads == 1
