@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -49,11 +49,26 @@ def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise InputError([_problem(where, item) for item in error.errors()]) from error
+        raise InputError([_problem(where, item, data) for item in error.errors()]) from error
 
 
-def _problem(where: str, item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "(top)"
+def _problem(where: str, item: Any, data: Any) -> str:
+    key = ".".join(_written(item["loc"], data)) or "(top)"
     if item["type"] == "extra_forbidden":
         return f"{where}: {key}: unknown key"
-    return f"{where}: {key}: {item['msg']}"
+    return f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _written(loc: Sequence[int | str], data: Any) -> list[str]:
+    """The keys of ``loc`` as the user wrote them: pydantic also names which member of a union it took."""
+    keys = []
+    for number, part in enumerate(loc):
+        # The last one may well be missing: that is then the problem.
+        if isinstance(data, Mapping) and part not in data and number < len(loc) - 1:
+            continue
+        keys.append(str(part))
+        try:
+            data = data[part]
+        except (LookupError, TypeError):
+            data = None
+    return keys
