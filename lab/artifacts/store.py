@@ -74,7 +74,8 @@ class Store:
     """Artifacts below ``root`` (default: ``artifacts`` in the cache). ``report`` gets lines for the user."""
 
     def __init__(self, root: Path | None = None, report: Callable[[str], None] = lambda _line: None) -> None:
-        self.root = root or cache_root() / "artifacts"
+        # The real path: it is what the kernel tells of open files, and one artifact has one name for all who share it.
+        self.root = (root or cache_root() / "artifacts").resolve()
         self._report = report
 
     def get(self, recipe: Recipe) -> Artifact:

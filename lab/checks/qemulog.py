@@ -33,6 +33,9 @@ DEAD_DATA_PATH = (
     Phrase(r"DMA mapping failed, unable to continue", "guest memory is not mapped"),
 )
 
+# What an emulated IOMMU says of a device whose memory somebody failed to map: never the cause itself.
+_IOMMU_FAULT = re.compile(r"vtd_\w+: detected |New fault is not recorded")
+
 HARMLESS = (
     Phrase(r"terminating on signal \d+(?: from pid \d+ .*)?", "the lab ended it"),
     Phrase(r"warning: TCG doesn't support requested feature: .*", "TCG lacks a CPU feature that the model names"),
@@ -70,9 +73,16 @@ def judge(text: str | None, *, machine: str, level: Level, expected: Sequence[Ex
     if not bad:
         seen = _clean_sentence(harmless, len(lines))
         return [Check(_NAME, Verdict.PASS, seen, _EXPECTED, machine=machine)]
-    dead = list(dict.fromkeys(phrase.meaning for phrase in DEAD_DATA_PATH if re.search(phrase.pattern, "\n".join(bad))))
-    seen = "\n".join([*(f"dead data path: {meaning}" for meaning in dead), *bad[:_SHOWN], *_more(len(bad))])
+    seen = "\n".join([*_meanings(bad), *bad[:_SHOWN], *_more(len(bad))])
     return [Check.judged(_NAME, False, seen, _EXPECTED, level=level, machine=machine)]
+
+
+def _meanings(bad: Sequence[str]) -> list[str]:
+    """What the lines mean, where that is known; what they have in common comes first."""
+    text = "\n".join(bad)
+    dead = [f"dead data path: {phrase.meaning}" for phrase in DEAD_DATA_PATH if re.search(phrase.pattern, text)]
+    faults = ["IOMMU fault: a device used memory that is not mapped"] if all(map(_IOMMU_FAULT.match, bad)) else []
+    return list(dict.fromkeys(faults + dead))
 
 
 def _without_harmless(text: str) -> tuple[str, list[str]]:

@@ -81,6 +81,7 @@ def _remembered(cache: Path) -> dict[str, dict[str, str]]:
 
 def _remember(cache: Path, known: Mapping[str, Mapping[str, str]]) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
+    cache = cache.resolve()  # not a link of that name
     # Parallel runs probe at the same time.
     partial = cache.with_name(f"{cache.name}.{secrets.token_hex(4)}")
     partial.write_text(json.dumps(known))

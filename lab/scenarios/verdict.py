@@ -47,10 +47,10 @@ def judge(
 
 def _distance(check: Check) -> int:
     """How far a failed check is from the cause: what a kernel or QEMU said itself tells more than what came of it."""
-    if check.name == "kernel log":
-        # An IOMMU fault is what a device does whose memory somebody failed to map.
-        return 2 if check.seen.startswith("IOMMU fault") else 0
-    return {"clean QEMU stderr": 1, "QEMU alive": 1}.get(check.name, 3 if check.proof else 4)
+    if check.seen.startswith("IOMMU fault"):
+        # What a device does whose memory somebody failed to map, as its kernel and the QEMU that emulates it tell it.
+        return 2
+    return {"kernel log": 0, "clean QEMU stderr": 1, "QEMU alive": 1}.get(check.name, 3 if check.proof else 4)
 
 
 def _without_failure(checks: Sequence[Check], undo_failed: Sequence[str], stopped_at: str) -> Outcome:

@@ -84,6 +84,18 @@ def test_a_line_that_nobody_has_looked_at_fails(line: str) -> None:
     assert "dead" not in check.seen
 
 
+def test_iommu_faults_are_told_as_what_they_are() -> None:
+    faults = (
+        f"{Q}vtd_iova_to_sspte: detected sspte permission error (iova=0x31a3002, level=0x2, sspte=0x0)\n"
+        f"{Q}vtd_iommu_translate: detected translation failure (dev=01:00:01, iova=0x31a3002)\n"
+        f"{Q}New fault is not recorded due to compression of faults\n"
+    )
+    [check] = judge(faults, machine="l1", level=Level.L0_QEMU)
+    assert check.seen.startswith("IOMMU fault: ")
+    [check] = judge(f"{faults}{Q}something else\n", machine="l1", level=Level.L0_QEMU)
+    assert not check.seen.startswith("IOMMU fault")
+
+
 def test_a_flood_is_cut() -> None:
     check = judge("".join(f"line {number}\n" for number in range(100)))
     assert check.seen.endswith("… and 88 more lines")

@@ -130,6 +130,14 @@ def test_a_broken_memory_costs_a_proof_only(tmp_path: Path, cache: Path, content
     assert len(json.loads(cache.read_text())) == 1
 
 
+def test_a_memory_behind_a_link_is_written_where_it_is(tmp_path: Path, cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.symlink_to(tmp_path / "shared.json")
+    choose("auto", Machine(tmp_path), QEMU, "/bzImage", cache)
+    assert len(json.loads((tmp_path / "shared.json").read_text())) == 1
+    assert cache.is_symlink()
+
+
 def test_tcg_asks_nothing(tmp_path: Path) -> None:
     host = FakeHost({}, tmp_path)
     assert choose("tcg", host, QEMU, "/bzImage").accel is Accel.TCG

@@ -264,6 +264,16 @@ def test_gc_keeps_what_is_open(store: Store) -> None:
     assert [entry.name for entry in store.gc(max_age_s=1)] == ["open"]
 
 
+def test_a_cache_behind_a_link_is_known_by_its_real_path(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    store = Store(tmp_path / "link" / "store")
+    artifact = store.get(recipe())
+    assert artifact.path.is_relative_to(tmp_path / "real")
+    # The kernel tells open files by their real paths.
+    with (artifact.path / "file").open():
+        assert store.gc(max_age_s=0, grace_s=0) == []
+
+
 def test_gc_removes_unreadable_entries(store: Store) -> None:
     path = store.get(recipe()).path
     break_manifest(path / "file")

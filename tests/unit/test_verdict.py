@@ -33,6 +33,7 @@ SLOW = failed("iperf3 tcp", Level.L2_KERNEL, "l2")
 DEAD_PATH = failed("data path: tx bytes", Level.L1_QEMU, "l2", "grew by 0", proof=True)
 SPLAT = failed("kernel log", Level.L1_KERNEL, "l1", "WARNING: vdpa_dev_remove")
 IOMMU = failed("kernel log", Level.L1_KERNEL, "l1", "IOMMU fault: DMAR: DRHD")
+L0_IOMMU = failed("clean QEMU stderr", Level.L0_QEMU, "l1", "IOMMU fault: a device used memory that is not mapped")
 STDERR = failed("clean QEMU stderr", Level.L1_QEMU, "l2", "vhost map failed")
 GONE = failed("QEMU alive", Level.L0_QEMU, "l1", "ended (SIGKILL)")
 
@@ -69,6 +70,9 @@ RULES: dict[str, tuple[list[Check], BaseException | None, list[str], tuple[Verdi
     "nearest to the cause: splat": ([SLOW, DEAD_PATH, STDERR, IOMMU, SPLAT], None, [], OF_L1, "WARNING"),
     "nearest to the cause: QEMU's words": (
         [SLOW, DEAD_PATH, IOMMU, STDERR], None, [], (Verdict.FAIL, Level.L1_QEMU, "l2"), "vhost map failed",
+    ),
+    "nearest to the cause: words of the QEMU that did not map it": (
+        [L0_IOMMU, IOMMU, STDERR], None, [], (Verdict.FAIL, Level.L1_QEMU, "l2"), "vhost map failed",
     ),
     "nearest to the cause: IOMMU fault": ([SLOW, DEAD_PATH, IOMMU], None, [], OF_L1, "IOMMU fault"),
     "nearest to the cause: proof": ([SLOW, DEAD_PATH], None, [], (Verdict.FAIL, Level.L1_QEMU, "l2"), "grew by 0"),
