@@ -101,7 +101,7 @@ def _override(data: dict[str, Any], item: str) -> str:
         if node is None:
             return f"{item}: there is no {part!r} to set something in"
     if isinstance(node, list):
-        if not last.isdigit() or int(last) >= len(node):
+        if not last.isdecimal() or int(last) >= len(node):
             return f"{item}: {last!r} is not an index of a list of {len(node)}"
         node[int(last)] = _value(text)
     elif isinstance(node, dict):
@@ -113,7 +113,7 @@ def _override(data: dict[str, Any], item: str) -> str:
 
 def _child(node: Any, part: str) -> Any:
     if isinstance(node, list):
-        return node[int(part)] if part.isdigit() and int(part) < len(node) else None
+        return node[int(part)] if part.isdecimal() and int(part) < len(node) else None
     if isinstance(node, Mapping):
         return node.setdefault(part, {}) if isinstance(node, dict) else None
     return None

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lab.config.strict import Strict
+
+
+def _public_key(text: str) -> str:
+    """RFC 4253, section 6.6: the key itself begins with its type, as a string."""
+    kind, _, words = text.partition(" ")
+    try:
+        blob = base64.b64decode((words.split() or [""])[0], validate=True)
+    except ValueError as error:
+        raise ValueError(f"not a public key: {error}") from error
+    if kind not in _KEY_TYPES or not blob.startswith(struct.pack(">I", len(kind)) + kind.encode()):
+        raise ValueError(f"not a public key of a type that is known here ({', '.join(_KEY_TYPES)})")
+    return text
+
+
+_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
 
 Megabytes = Annotated[int, Field(ge=64, le=1 << 20)]
 Cpus = Annotated[int, Field(ge=1, le=255)]
@@ -38,7 +55,7 @@ class SshSite(Strict):
     port: Annotated[int, Field(ge=1, le=65535)] = 22
     user: str = "root"
     identity: Path
-    host_key: str = Field(pattern=r"^(ssh-ed25519|ecdsa-sha2-nistp256|ssh-rsa) \S+", description="pinned public key")
+    host_key: Annotated[str, AfterValidator(_public_key)] = Field(description="pinned public key, as in known_hosts")
     qemu: str = Field("qemu-system-x86_64", description="QEMU on that machine")
     l2: MachineSize = MachineSize(memory_mb=256, cpus=1)
 

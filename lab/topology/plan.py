@@ -108,6 +108,8 @@ def make_plan(request: RunRequest) -> Plan:
     except InputError as error:
         problems += error.problems
     problems += _missing_files(request)
+    if isinstance(site, SshSite) and not site.identity.exists():
+        problems.append(f"site {request.site}: identity: {site.identity} does not exist")
     if scenario:
         problems += [f"{name}: {problem}" for problem in contradictions(scenario, request)]
     if problems or scenario is None or site is None:
@@ -186,10 +188,14 @@ def _lacks(scenario: Scenario, site: NestedSite | SshSite) -> tuple[str, ...]:
 
 
 def _macs(scenario: Scenario, run_id: str) -> dict[str, str]:
-    """Every MAC of the run. QEMU's own default would be the same in L1 and L2 (nested.md 5)."""
+    """Every MAC of the run: locally administered, the whole run id, a number.
+
+    QEMU's own default would be the same in L1 and L2 (nested.md 5).
+    """
     vfs = scenario.device.vfs if isinstance(scenario.device, VpVdpa) else 2
     numbers = {"l1": 0x01, "l2": 0x02, "pf": 0x10, **{f"vf{n}": 0x10 + n for n in range(1, vfs + 1)}, "sim": 0x20}
-    return {name: f"52:54:{run_id[:2]}:{run_id[2:4]}:{run_id[4:6]}:{number:02x}" for name, number in numbers.items()}
+    run = ":".join(run_id[at : at + 2] for at in range(0, 8, 2))
+    return {name: f"52:{run}:{number:02x}" for name, number in numbers.items()}
 
 
 def _size(site: NestedSite | SshSite) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lab.cli import main
 from lab.cli.plan import _DECIDING
 from lab.cli.run import command as run
 from lab.config.catalog import CONFIGS, names
+from lab.machine.keys import make_key
 
 IPERF3 = "net-vp_vdpa-vhost_vdpa-iperf3"
 MIGRATE = "net-vdpa_sim-vhost_vdpa-migrate"
@@ -52,7 +53,7 @@ def test_plan_names_everything_of_the_run(capsys: pytest.CaptureFixture[str]) ->
     assert text.startswith(f"{IPERF3}\n")
     for words in ("l1: memory_mb=2048", "l2: memory_mb=256", "cold", "vfs=3", "accelerator   tcg", "kernel=debug"):
         assert words in text
-    for words in ("protocol=udp", "vf3=52:54:", "MiB of RAM", "capture at the VF's back end"):
+    for words in ("protocol=udp", "vf3=52:", "MiB of RAM", "capture at the VF's back end"):
         assert words in text
 
 
@@ -87,9 +88,10 @@ def test_plan_has_the_options_of_run_that_decide(capsys: pytest.CaptureFixture[s
 
 
 def test_a_plan_that_would_be_skipped_says_what_is_lacking(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    site = tmp_path / "rack.toml"
+    site, key = tmp_path / "rack.toml", make_key(tmp_path / "identity")
     site.write_text(
-        'kind = "ssh"\nsummary = "a server"\naddress = "192.0.2.1"\nidentity = "/k"\nhost_key = "ssh-ed25519 AAAA"\n'
+        'kind = "ssh"\nsummary = "a server"\naddress = "192.0.2.1"\n'
+        f'identity = "{key.private}"\nhost_key = "{key.public}"\n'
     )
     text = said(capsys, "plan", IPERF3, "--site", str(site))
     assert "lacks" in text

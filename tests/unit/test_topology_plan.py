@@ -1,0 +1,204 @@
+"""lab.topology.plan: everything is decided, all contradictions are told at once, and two plans never meet."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.config.catalog import load_scenario, names
+from lab.config.request import ArtifactOptions, RunRequest
+from lab.config.scenario import Scenario
+from lab.config.site import MachineSize, NestedSite, SshSite
+from lab.config.strict import validate
+from lab.errors import InputError
+from lab.topology.plan import Plan, contradictions, make_plan, plan
+
+IPERF3, FIO = {"kind": "iperf3", "streams": [{}]}, {"kind": "fio", "jobs": [{}]}
+SIM, VP = {"provider": "vdpa_sim"}, {"provider": "vp_vdpa"}
+GUEST, HOST = {"mode": "vhost_vdpa"}, {"mode": "virtio_vdpa"}
+NET = {"summary": "an example of it", "class": "net", "device": VP, "attach": GUEST, "workload": IPERF3}
+BLK = {**NET, "class": "blk", "workload": FIO}
+MIGRATE = {**NET, "device": SIM, "action": {"kind": "migrate"}}
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFuB5RaTj0VDHjoMfFGbwDpBWFAxEDkHtVzKiTcxvHKf"
+REAL = SshSite(kind="ssh", summary="a server", address="192.0.2.1", identity=Path("/absent"), host_key=KEY)
+
+
+def scenario(data: dict[str, Any]) -> Scenario:
+    return validate(Scenario, data, "example")
+
+
+def planned(
+    data: dict[str, Any], run_id: str = "1a2b3c4d", site: NestedSite | SshSite | None = None, **more: Any
+) -> Plan:
+    nested = NestedSite(kind="nested", summary="here")
+    return plan("example", scenario(data), site or nested, RunRequest(scenario="example", **more), run_id)
+
+
+@pytest.mark.parametrize("name", names("scenarios"))
+def test_every_scenario_can_be_planned(name: str) -> None:
+    made = make_plan(RunRequest(scenario=name))
+    assert made.name == name
+    text = json.loads(json.dumps(made.to_json()))
+    assert (text["run_id"], text["scenario"], text["lacks"]) == (made.run_id, name, [])
+
+
+@pytest.mark.parametrize(
+    ("data", "problems"),
+    [
+        (NET, []),
+        (BLK, []),
+        (MIGRATE, []),
+        ({**NET, "action": {"kind": "unplug"}}, []),
+        ({**NET, "workload": FIO}, ["fio needs a block device"]),
+        ({**BLK, "workload": IPERF3}, ["iperf3 needs a network device"]),
+        ({**NET, "attach": HOST, "action": {"kind": "unplug"}}, ["unplug acts on a guest's device"]),
+        ({**MIGRATE, "attach": HOST}, ["migrate acts on a guest's device"]),
+        ({**MIGRATE, "device": VP}, ["migrate needs a vdpa_sim network device"]),
+        ({**BLK, "device": SIM, "action": {"kind": "migrate"}}, ["migrate needs a vdpa_sim network device"]),
+        ({**BLK, "action": {"kind": "unplug"}}, ["unplug is written for network devices"]),
+        ({**MIGRATE, "cold": True}, ["migrate hot-plugs its device"]),
+        (
+            {**NET, "attach": HOST, "workload": FIO, "action": {"kind": "migrate"}, "cold": True},
+            ["fio needs a block", "migrate acts on a guest's", "migrate needs a vdpa_sim", "migrate hot-plugs"],
+        ),
+    ],
+)
+def test_contradictions(data: dict[str, Any], problems: list[str]) -> None:
+    found = contradictions(scenario(data), RunRequest(scenario="example"))
+    assert len(found) == len(problems)
+    for said, expected in zip(found, problems, strict=True):
+        assert said.startswith(expected)
+
+
+def test_cold_as_an_option_contradicts_like_cold_in_the_scenario() -> None:
+    assert contradictions(scenario(MIGRATE), RunRequest(scenario="example", cold=True))
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    options = ArtifactOptions(
+        kernel_tree=tmp_path / "tree", kernel_image=tmp_path / "bzImage", patches=(tmp_path / "a.patch",),
+        qemu_l0=tmp_path / "q0", qemu_l1=tmp_path / "q1",
+    )  # fmt: skip
+    request = RunRequest(scenario="net-vp_vdpa-vhost_vdpa-iperf3", overrides=("workload.kind=fio", "workload.jobs=[{}]",
+                         "device.vfs=9", "attach.speed=1"), site="nestd", artifacts=options)  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        make_plan(request)
+    told = "\n".join(caught.value.problems)
+    for words in (
+        "device.vfs: Input should be less than or equal to 7", "attach.speed: unknown key",
+        "workload.streams: unknown key", "no site 'nestd'; did you mean nested?",
+        "--kernel-tree: ", "--kernel-image: ", "--patch: ", "--qemu-l0: ", "--qemu-l1: ", "--kernel-image is prebuilt",
+    ):  # fmt: skip
+        assert words in told
+
+
+def test_contradictions_carry_the_name_of_the_scenario() -> None:
+    with pytest.raises(InputError, match="net-vdpa_sim-vhost_vdpa-migrate: migrate hot-plugs its device"):
+        make_plan(RunRequest(scenario="net-vdpa_sim-vhost_vdpa-migrate", cold=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"kernel_ref": "v6.12"}, "--kernel-ref needs --kernel-tree"),
+        ({"kernel_image": Path("/"), "patches": (Path("/"),)}, "--kernel-image is prebuilt"),
+        ({"kernel_image": Path("/"), "kernel_tree": Path("/")}, "--kernel-image is prebuilt"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make_plan(RunRequest(scenario=names("scenarios")[0], artifacts=ArtifactOptions(**options)))
+    [told] = caught.value.problems
+    assert problem in told
+
+
+def test_a_site_whose_key_is_not_there(tmp_path: Path) -> None:
+    site = tmp_path / "server.toml"
+    site.write_text(
+        f'kind = "ssh"\nsummary = "a server"\naddress = "192.0.2.1"\nidentity = "/absent/key"\nhost_key = "{KEY}"\n'
+    )
+    with pytest.raises(InputError, match="identity: /absent/key does not exist"):
+        make_plan(RunRequest(scenario="net-vdpa_sim-virtio_vdpa-iperf3", site=str(site)))
+
+
+run_ids = st.text("0123456789abcdef", min_size=8, max_size=8)
+
+
+@given(run_ids, st.integers(0, 7), st.sampled_from("0123456789abcdef"))
+def test_two_plans_share_no_name_and_no_mac(one: str, place: int, digit: str) -> None:
+    two = one[:place] + digit + one[place + 1 :]
+    first, second = planned(NET, one), planned(NET, two)
+    shared = {*first.macs.values(), first.vdpa.main, first.vdpa.second} & {
+        *second.macs.values(), second.vdpa.main, second.vdpa.second,
+    }  # fmt: skip
+    assert bool(shared) == (one == two)
+
+
+@given(run_ids, st.integers(2, 7))
+def test_names_of_one_plan(run_id: str, vfs: int) -> None:
+    made = planned({**NET, "device": {**VP, "vfs": vfs}}, run_id)
+    assert run_id in made.vdpa.main
+    assert made.vdpa.main != made.vdpa.second
+    # IFNAMSIZ: interfaces of vDPA devices may be called after them.
+    assert len(made.vdpa.main) < 16
+    assert sum(name.startswith("vf") for name in made.macs) == vfs
+    assert len(set(made.macs.values())) == len(made.macs)
+    for mac in made.macs.values():
+        first, *rest = (int(byte, 16) for byte in mac.split(":"))
+        assert (first & 3, len(rest)) == (2, 5)  # locally administered, unicast
+
+
+def test_every_plan_has_an_id_of_its_own() -> None:
+    made = [make_plan(RunRequest(scenario=names("scenarios")[0])) for _ in range(5)]
+    assert len({one.run_id for one in made}) == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "guests"),
+    [(NET, ("l2",)), ({**NET, "attach": HOST}, ()), (MIGRATE, ("l2", "l2dst")), (BLK, ("l2",))],
+)
+def test_guests(data: dict[str, Any], guests: tuple[str, ...]) -> None:
+    made = planned(data)
+    assert made.guests == guests
+    assert list(made.to_json()["machines"]) == ["l1", *guests]
+
+
+@pytest.mark.parametrize(("wanted", "asked", "cold"), [(False, False, False), (True, False, True), (False, True, True)])
+def test_cold(wanted: bool, asked: bool, cold: bool) -> None:
+    made = planned({**NET, "cold": wanted}, cold=asked)
+    assert made.cold is cold
+    assert made.to_json()["boot"].startswith("cold") is cold
+
+
+def test_resources_are_those_of_the_site() -> None:
+    small = NestedSite(kind="nested", summary="small", l1=MachineSize(memory_mb=1024, cpus=4))
+    made = planned(NET, site=small)
+    assert (made.ram_mb > 1024, made.cores) == (True, 4)
+    real = planned(NET, site=REAL)
+    assert (real.ram_mb < 1024, real.cores) == (True, 1)
+
+
+def test_a_real_site_without_functions_to_give_lacks_them() -> None:
+    assert planned(NET, site=REAL).lacks
+    assert not planned({**NET, "device": SIM}, site=REAL).lacks
+    assert not planned(NET).lacks
+
+
+def test_the_longest_are_those_with_an_action() -> None:
+    longest_first = [MIGRATE, NET, {**NET, "attach": HOST}]
+    assert all(planned(a).estimate_s > planned(b).estimate_s for a, b in pairwise(longest_first))
+
+
+def test_the_scenario_of_a_file_is_called_like_it(tmp_path: Path) -> None:
+    own = tmp_path / "mine.toml"
+    own.write_text('summary = "an example of it"\nclass = "net"\ndevice.provider = "vdpa_sim"\n'
+                   'attach.mode = "virtio_vdpa"\nworkload = { kind = "iperf3", streams = [{}] }\n')  # fmt: skip
+    assert make_plan(RunRequest(scenario=str(own))).name == "mine"
+    assert load_scenario(str(own))[0] == "mine"
