@@ -25,7 +25,7 @@ def describe(lab: Lab) -> dict[str, Any]:
 def _entrances(lab: Lab, name: str) -> dict[str, str]:
     folder = lab.machines[name].process.folder
     job = shlex.quote(str(lab.record.path))
-    vmlinux = shlex.quote(str(lab.artifacts.kernel.vmlinux))
+    vmlinux = shlex.quote(str(_symbols(lab.artifacts.kernel.vmlinux)))
     if name == "l1":
         here = shlex.quote(str(folder))
         return {
@@ -42,6 +42,12 @@ def _entrances(lab: Lab, name: str) -> dict[str, str]:
         "monitor": f"{bridge}/{MONITOR}",
         "gdb": f"gdb {vmlinux} -ex 'target remote | {bridge}/{GDB}'",
     }
+
+
+def _symbols(vmlinux: Path) -> Path:
+    """What gdb reads: the kernel with its debug information where it has any."""
+    debug = vmlinux.with_name("vmlinux.debug")
+    return debug if debug.exists() else vmlinux
 
 
 def wait_while_kept(record: Record, lab: Lab | None, result: RunResult) -> None:
