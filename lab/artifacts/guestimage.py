@@ -25,6 +25,10 @@ from lab.proc import run
 _TOOLS = {"debugfs": "e2fsprogs", "mksquashfs": "squashfs-tools"}
 
 _BUSYBOX = "/usr/bin/busybox"
+# busybox's shell, unshare, timeout and their like run its own applets whatever PATH says, and its ip has neither ipvlan
+# modes, nor batches, nor named namespaces. Its table of names is sorted, and what replaces a name must be as long: so
+# the next one has to go too.
+_IP_APPLETS, _HIDDEN_APPLETS = ("ip", "ipcalc"), ("iz", "izcalc")
 # The first directory in which ld.so looks.
 _LIBRARIES = "lib/x86_64-linux-gnu"
 _FOLDERS = (
@@ -112,13 +116,21 @@ def slim(tree: Path, recipe: GuestRecipe) -> None:
             raise BuildError(f"images/guest/image.toml: {name}: {error}") from error
 
 
+def hide_ip(busybox: bytes) -> bytes:
+    """A busybox that does not know its applet ``ip``. Raises BuildError when its table of names is another one."""
+    old, new = (b"\0" + "\0".join(names).encode() + b"\0" for names in (_IP_APPLETS, _HIDDEN_APPLETS))
+    if busybox.count(old) != 1:
+        raise BuildError(f"busybox has no applets {' and '.join(_IP_APPLETS)} one after the other")
+    return busybox.replace(old, new)
+
+
 def nodes(tree: Path, recipe: GuestRecipe) -> list[cpio.Node]:
     """Everything that the initramfs holds."""
     programs = [tree / program.lstrip("/") for program in recipe.programs]
     libraries = {name: path for program in programs for name, path in bundle.libraries(program, root=tree).items()}
     libraries |= {name: (tree / bundle.LIBRARIES / name).resolve() for name in recipe.opened}
     busybox = tree / _BUSYBOX.lstrip("/")
-    taken = {program.name for program in programs} | {"sh"}
+    taken = {"busybox", *_IP_APPLETS, *(program.name for program in programs)}
     applets = [name for name in run([str(busybox), "--list"]).text.splitlines() if name not in taken]
     return [
         *[cpio.directory(folder) for folder in _FOLDERS],
@@ -132,7 +144,7 @@ def nodes(tree: Path, recipe: GuestRecipe) -> list[cpio.Node]:
         cpio.link("root/.ssh/authorized_keys", _AUTHORIZED_KEYS),
         cpio.file(bundle.LOADER, (tree / bundle.LOADER).read_bytes(), 0o755),
         *[cpio.file(f"{_LIBRARIES}/{name}", path.read_bytes()) for name, path in sorted(libraries.items())],
-        *[cpio.file(f"bin/{path.name}", path.read_bytes(), 0o755) for path in [busybox, *programs]],
-        *[cpio.link(f"bin/{name}", "busybox") for name in applets if name != "busybox"],
-        cpio.link("bin/sh", "dash"),
+        cpio.file("bin/busybox", hide_ip(busybox.read_bytes()), 0o755),
+        *[cpio.file(f"bin/{path.name}", path.read_bytes(), 0o755) for path in programs],
+        *[cpio.link(f"bin/{name}", "busybox") for name in applets],
     ]

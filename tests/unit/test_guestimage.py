@@ -16,6 +16,8 @@ from lab.errors import BuildError
 
 RECIPE = validate(GuestRecipe, read_toml(IMAGES / "guest" / "image.toml"), "image.toml")
 
+APPLETS = b"\0insmod\0ionice\0ip\0ipcalc\0kill\0"
+
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
@@ -25,7 +27,7 @@ def tree(tmp_path: Path) -> Path:
     top = tmp_path / "tree"
     bundle.make(top, [Path(program)])
     busybox = top / "usr/bin/busybox"
-    busybox.write_text("#!/bin/sh\nprintf 'busybox\\nls\\nsh\\nmount\\n'\n")
+    busybox.write_bytes(b"#!/bin/sh\nprintf 'busybox\\nip\\nipcalc\\nls\\nmount\\nsh\\n'\nexit\n" + APPLETS)
     busybox.chmod(0o755)
     return top
 
@@ -72,9 +74,24 @@ def test_a_rule_that_fits_nothing_is_an_error(tree: Path, without: dict[str, tup
 
 def test_applets_are_links_but_where_a_program_is_taken(tree: Path) -> None:
     nodes = by_name(guestimage.nodes(tree, recipe({})))
-    assert nodes["bin/mount"].data == b"busybox"
+    assert nodes["bin/mount"].data == nodes["bin/sh"].data == b"busybox"
     assert stat.S_ISREG(nodes["bin/ls"].mode)
     assert stat.S_ISREG(nodes["bin/busybox"].mode)
+
+
+def test_busybox_does_not_know_its_own_ip(tree: Path) -> None:
+    nodes = by_name(guestimage.nodes(tree, recipe({})))
+    table = nodes["bin/busybox"].data[-len(APPLETS) :].split(b"\0")[1:-1]
+    assert b"ip" not in table
+    assert table == sorted(table)
+    assert "bin/ip" not in nodes
+    assert "bin/ipcalc" not in nodes
+
+
+@pytest.mark.parametrize("table", [b"\0ionice\0ipaddr\0", b"\0ip\0ipaddr\0ipcalc\0", APPLETS + APPLETS])
+def test_a_busybox_with_other_applets_is_refused(table: bytes) -> None:
+    with pytest.raises(BuildError, match="no applets ip and ipcalc one after the other"):
+        guestimage.hide_ip(b"\x7fELF" + table)
 
 
 def test_the_archive_is_one_that_the_kernel_can_unpack_and_start(tree: Path, tmp_path: Path) -> None:
