@@ -30,7 +30,7 @@ VERBS = {
     "test": "Check and test the project itself",
     "run": "Run scenarios, files or suites and judge them",
     "plan": "Show what a scenario would do here, and start nothing",
-    "list": "List scenarios, suites, sites and kernels",
+    "list": "List scenarios, suites, sites, kernels, findings and jobs",
     "show": "Show one scenario, suite, site or finding",
     "shell": "Log in to a machine of a lab that is up",
     "exec": "Run a command on a machine of a lab that is up",

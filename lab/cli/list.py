@@ -12,7 +12,7 @@ from lab.errors import InputError
 
 
 @click.command("list")
-@click.argument("kinds", nargs=-1, type=click.Choice(["scenarios", "suites", "sites", "kernels", "jobs"]))
+@click.argument("kinds", nargs=-1, type=click.Choice(["scenarios", "suites", "sites", "kernels", "findings", "jobs"]))
 @click.option("--tag", "tags", multiple=True, help="Only scenarios with one of these tags")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document")
 def command(kinds: tuple[str, ...], tags: tuple[str, ...], as_json: bool) -> int:
@@ -100,6 +100,7 @@ _ROWS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "suites": suite_rows,
     "sites": _config_rows("sites"),
     "kernels": _config_rows("kernels"),
+    "findings": _config_rows("findings"),
     "jobs": job_rows,
 }
 

@@ -146,19 +146,22 @@ def select(names: Sequence[str], tags: Sequence[str], template: RunRequest) -> l
         raise InputError(["name a scenario, a file or a suite"], hint="vdpalab list")
     problems = _kernel_problems(template, known("kernels"))
     chosen: list[str] = []
+    unknown: list[str] = []
     plans: list[Plan] = []
     for word in names or ["all"]:
         try:
             chosen += expand([word])
         except InputError as error:
-            problems += error.problems
+            unknown += error.problems
+    problems += unknown
     for name in dict.fromkeys(chosen):
         try:
             plans.append(make_plan(template.model_copy(update={"scenario": name})))
         except InputError as error:
             problems += error.problems
     if problems:
-        raise InputError(list(dict.fromkeys(problems)), hint="vdpalab list")
+        # The list helps who named what is not there; any other problem says itself what is wrong.
+        raise InputError(list(dict.fromkeys(problems)), hint="vdpalab list" if unknown else "")
     tagged = [plan for plan in plans if not tags or set(tags) & plan.scenario.all_tags]
     if not tagged:
         have = sorted({tag for plan in plans for tag in plan.scenario.all_tags})

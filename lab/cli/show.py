@@ -72,7 +72,7 @@ def explain(name: str) -> Shown:
     every = [word for have in known.values() for word in have]
     close = [word for word in every if word.startswith(name)] or difflib.get_close_matches(name, every)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
-    raise InputError([f"nothing is called {name!r}{hint}"], hint="vdpalab list scenarios suites sites kernels")
+    raise InputError([f"nothing is called {name!r}{hint}"], hint="vdpalab list scenarios suites sites kernels findings")
 
 
 def _scenario(word: str, path: Path) -> Shown:

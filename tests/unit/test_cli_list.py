@@ -116,3 +116,8 @@ def test_report_of_no_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 2
     assert main(["report", "x", "--compare", "a", "b"]) == 2
     assert "vdpalab list jobs" in capsys.readouterr().err
+
+
+def test_findings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "findings"]) == 0
+    assert "\nF001      vp_vdpa: " in capsys.readouterr().out

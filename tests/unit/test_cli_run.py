@@ -251,3 +251,10 @@ def test_live_table_has_what_goes_on() -> None:
     ]
     assert table(runs).row_count == 2
     assert isinstance(PlainDisplay(print), PlainDisplay)
+
+
+def test_the_list_is_pointed_at_for_a_name_that_is_not_there() -> None:
+    for name, overrides, hint in (("net-nonsense", (), "vdpalab list"), (FIRST, ("device.vfs=9",), "")):
+        with pytest.raises(InputError) as caught:
+            select([name], [], TEMPLATE.model_copy(update={"overrides": overrides}))
+        assert caught.value.hint == hint
