@@ -18,8 +18,9 @@ from lab.evidence.record import disowned
 from lab.proc import RUN_MARK
 from lab.wait import Deadline
 
-# Below a run directory. The disks are the only big things of a run; secrets must not outlive it; sockets lead nowhere.
-_ONLY_WHILE_UP = ("secrets", "kept.json", "machines/*/*.qcow2", "machines/*/*.raw", "machines/*/*.sock")
+# Below a run directory. The disks are the only big things of a run; secrets must not outlive it; sockets lead nowhere,
+# and a pid names somebody else in time.
+_ONLY_WHILE_UP = ("secrets", "kept.json", *(f"machines/*/*.{end}" for end in ("qcow2", "raw", "sock", "pid")))
 
 _GRACE_S = 5.0
 

@@ -20,7 +20,7 @@ from lab import proc
 from lab.errors import LabError, Unreachable
 from lab.host import detached
 from lab.host.base import Host, Stream
-from lab.machine.argv import CONSOLE_LOG, PIDFILE
+from lab.machine.argv import CONSOLE, CONSOLE_LOG, GDB, MONITOR, PIDFILE
 from lab.model import Level
 from lab.wait import Deadline, wait_until
 
@@ -105,9 +105,11 @@ class LocalQemu(QemuProcess):
         return self._process.wait(deadline)
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL."""
+        """SIGTERM, then SIGKILL; a QEMU that was killed leaves its sockets, which lead nowhere, and a pid of nobody."""
         if self._process:
             self._process.stop()
+            for name in (MONITOR, CONSOLE, GDB, PIDFILE):
+                (self.folder / name).unlink(missing_ok=True)
 
 
 class NestedQemu(QemuProcess):

@@ -42,9 +42,6 @@ _L2_COMMAND_FACTOR = 3.0
 
 BLOCK_SERIAL = "vpblk0"
 
-# Where a real host keeps what its guests boot from.
-_REMOTE_FILES = "/run/vdpalab/files"
-
 # The kernel's own watchdogs, from the measured slowness (Documentation/admin-guide/sysctl/kernel.rst).
 _WATCHDOGS = """
 sysctl -q -w kernel.watchdog_thresh="$1" kernel.hung_task_timeout_secs="$2" || :
@@ -84,6 +81,7 @@ class Lab:
         self.slowness: dict[str, float] = {}
         self._host: SshHost | None = None
         self._identity: KeyPair | None = None
+        self._files_put = False
 
     @property
     def host(self) -> SshHost:
@@ -196,7 +194,7 @@ class Lab:
             cpus=site.l1.cpus,
             boot=Boot(
                 str(self.artifacts.kernel.bzimage),
-                # A vCPU of TCG on a busy machine misses the ticks by which the kernel tests its timer, and panics for it.
+                # On a busy machine a vCPU of TCG misses the ticks by which the kernel tests its timer, and panics.
                 "console=ttyS0 root=/dev/vda rw init=/lab/init quiet loglevel=5 intel_iommu=on iommu=pt panic=-1 "
                 f"no_timer_check lab.name=l1 lab.mgmt={plan.macs['l1']}",
             ),
@@ -249,10 +247,14 @@ class Lab:
         """Where L1 finds L2's kernel and initramfs: on its disks, or put there once when it is a real machine."""
         if isinstance(self.plan.site, NestedSite):
             return "/lab/kernel/boot/vmlinux", "/lab/guest/guest.cpio"
-        for path in (self.artifacts.kernel.vmlinux, self.artifacts.guest_image.cpio):
-            self.host.run(["mkdir", "-p", _REMOTE_FILES])
-            self.host.put(path.read_bytes(), f"{_REMOTE_FILES}/{path.name}")
-        return f"{_REMOTE_FILES}/vmlinux", f"{_REMOTE_FILES}/guest.cpio"
+        folder = f"/run/vdpalab/{self.plan.run_id}"
+        if not self._files_put:
+            self._files_put = True
+            self.undo.callback("boot files of the guests", lambda: self.host.run(["rm", "-rf", folder]))
+            self.host.run(["mkdir", "-p", folder])
+            self.host.put(self.artifacts.kernel.vmlinux.read_bytes(), f"{folder}/vmlinux")
+            self.host.put(self.artifacts.guest_image.cpio.read_bytes(), f"{folder}/guest.cpio")
+        return f"{folder}/vmlinux", f"{folder}/guest.cpio"
 
     def _overlay(self, folder: Path) -> Path:
         overlay = folder / "root.qcow2"

@@ -58,6 +58,15 @@ def test_a_local_qemu_is_killed_by_a_signal(tmp_path: Path, started: list[LocalQ
         assert qemu.wait(Deadline(10)) == -9
 
 
+def test_what_only_a_live_qemu_needs_goes_with_it(tmp_path: Path, started: list[LocalQemu]) -> None:
+    left = "[open(name, 'w').close() for name in ('monitor.sock', 'console.sock', 'gdb.sock', 'qemu.pid', 'vf1.pcap')]"
+    qemu = local(tmp_path, started, f"{left}; os.kill(os.getpid(), signal.SIGKILL)")
+    with qemu.start():
+        qemu.wait(Deadline(10))
+    qemu.stop()
+    assert {path.name for path in qemu.folder.iterdir()} == {"argv.txt", "qemu.log", "vf1.pcap"}
+
+
 def test_stopping_a_local_qemu(tmp_path: Path, started: list[LocalQemu]) -> None:
     qemu = local(tmp_path, started, "signal.pause()")
     with qemu.start() as monitor:

@@ -1,0 +1,330 @@
+"""Failure injections: what is broken on purpose, and the verdict and level that must come of it, in one table.
+
+Every injection comes from outside: a command on a machine of the lab, a signal to a process, a changed file. Each must
+leave its evidence and nothing else (the fixture ``cli``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import proc
+from lab.artifacts.store import cache_root
+from lab.machine.keys import make_key
+from lab.report.events import read_events
+from lab.wait import Deadline, wait_until
+from tests.e2e.document import Result, assert_evidence
+from tests.e2e.driver import INTERRUPTED, SCENARIOS, Cli, Ended, Running, reported_pid
+
+IN_L1 = "net-vdpa_sim-virtio_vdpa-iperf3"
+IN_L2 = "net-vdpa_sim-vhost_vdpa-loopback"
+VF_IN_L2 = "net-vp_vdpa-vhost_vdpa-iperf3"
+DISK_IN_L1 = "blk-vp_vdpa-virtio_vdpa-fio"
+
+# A workload that goes on while somebody logs in and does harm.
+LONG = ("--set", "workload.streams.0.seconds=20")
+
+SPLAT = "echo WARNING >/sys/kernel/debug/provoke-crash/DIRECT"
+PANIC = "echo c >/proc/sysrq-trigger"
+KILL_L2_QEMU = 'kill -9 "$(cat /run/vdpalab/l2/qemu.pid)"'
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What an injection has to work with."""
+
+    cli: Cli
+    artifacts: dict[str, Any]
+    folder: Path
+
+
+Provoke = Callable[[Stage], Ended]
+Act = Callable[[Stage, Running, Path], None]
+
+
+def during(step: str, act: Act, *words: str) -> Provoke:
+    """Start a run, and act as soon as it has begun a step."""
+
+    def provoke(stage: Stage) -> Ended:
+        with stage.cli.running(*words) as running:
+            act(stage, running, running.wait_step(step))
+            return running.end()
+
+    return provoke
+
+
+def plainly(*words: str) -> Provoke:
+    """A run that carries its fault in its own configuration."""
+    return lambda stage: stage.cli.run(*words)
+
+
+def on(machine: str, script: str) -> Act:
+    """Run a script on a machine; one that ends the machine cannot say how it ended."""
+
+    def act(stage: Stage, _running: Running, run_dir: Path) -> None:
+        done = stage.cli.inside(run_dir, machine, script)
+        assert done.returncode == 0 or script == PANIC, done.stderr.decode()
+
+    return act
+
+
+def kill(pid_file: str, number: signal.Signals, key: str | None = None) -> Act:
+    """Send a signal to the process that a file of the run directory names."""
+    return lambda _stage, _running, run_dir: os.kill(reported_pid(run_dir / pid_file, key), number)
+
+
+def interrupt(_stage: Stage, running: Running, _run_dir: Path) -> None:
+    """Ctrl-C."""
+    running.interrupt()
+
+
+def corrupt_disk(_stage: Stage, running: Running, run_dir: Path) -> None:
+    """Overwrite a sector of every block of the disk under test, behind everybody's back, until the run is judged."""
+
+    def overwrite() -> bool:
+        for offset in range(0, 16 * _MIB, 4096):
+            os.pwrite(disk.fileno(), b"not what fio wrote", offset + 2048)
+        return running.process.poll() is not None or "judge" in (run_dir / "events.jsonl").read_text()
+
+    with (run_dir / "machines/l1/vpblk0.raw").open("r+b") as disk:
+        wait_until(overwrite, Deadline(300), "the end of the exercise")
+
+
+def swap_identity(stage: Stage, running: Running, run_dir: Path) -> None:
+    """Put another private key in the place of the lab's own, after L1 was told which one to let in."""
+    other = make_key(stage.folder / "other")
+    running.wait_event(lambda event: event.get("state") == "launched", "the launch of l1")
+    (run_dir / "secrets" / "identity").write_bytes(other.private.read_bytes())
+
+
+def lacking_module(stage: Stage) -> Ended:
+    """Bring a kernel whose modules lack one that the scenario needs."""
+    kernel = cache_root() / "artifacts/entries/kernel-default" / stage.artifacts["kernel"]["key"] / "files"
+    shutil.copy(kernel / "bzImage", stage.folder)
+    tree = stage.folder / "lib"
+    proc.run(["unsquashfs", "-q", "-n", "-d", str(stage.folder / "disk"), str(kernel / "kernel.squashfs"), "lib"])
+    (stage.folder / "disk" / "lib").rename(tree)
+    shutil.rmtree(next(tree.glob("modules/*/kernel/drivers/vdpa/vdpa_sim")))
+    proc.run(["depmod", "-b", str(stage.folder), stage.artifacts["kernel"]["release"]])
+    with own_store(stage, but="kernel-prebuilt") as cli:
+        return cli.run(IN_L1, "--kernel-image", str(stage.folder / "bzImage"))
+
+
+def flipped_byte(stage: Stage) -> Ended:
+    """Flip one byte of the guest image, without a trace in its size or time."""
+    with own_store(stage, but="guest-image") as cli:
+        key = stage.artifacts["guest_image"]
+        entry = cli.cache / "artifacts/entries/guest-image" / key
+        shutil.copytree(cache_root() / "artifacts/entries/guest-image" / key, entry)
+        damage(entry / "files" / "guest.cpio")
+        ended = cli.run(IN_L1)
+        assert f"guest-image: building, because the entry guest-image@{key} is corrupt (guest.cpio" in ended.said
+        assert "corrupt" not in cli.run(IN_L1, "--stop-at", "artifacts").said
+        return ended
+
+
+def damage(file: Path) -> None:
+    before = file.stat()
+    with file.open("r+b") as content:
+        content.seek(before.st_size // 2)
+        byte = content.read(1)[0]
+        content.seek(before.st_size // 2)
+        content.write(bytes([byte ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+# $1 where artifacts are, $2 those that are there already, $3 where to tell what is there at the end; then the command.
+_SMALL_DISK = """
+set -e
+at=$1 have=$2 told=$3
+shift 3
+mount -t tmpfs -o size=8m none "$at"
+mkdir "$at/entries"
+for name in $have; do
+    cp -P "$at.links/$name" "$at/entries/"
+done
+status=0
+"$@" || status=$?
+find "$at" -mindepth 1 >"$told"
+exit $status
+"""
+
+
+def full_disk(stage: Stage) -> Ended:
+    """Let the artifacts lie on a disk that has no room for the guest image; only this run sees that disk."""
+    with own_store(stage, but="guest-image") as cli:
+        at, told = cli.cache / "artifacts", cli.folder / "told"
+        (at / "entries").rename(links := cli.cache / "artifacts.links")
+        names = " ".join(path.name for path in links.iterdir())
+        space = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        cli.prefix = (*space, "sh", "-c", _SMALL_DISK, "small-disk", str(at), names, str(told))
+        ended = cli.run(IN_L1)
+        there = [Path(line).relative_to(at) for line in told.read_text().splitlines()]
+        assert not [path for path in there if path.match("entries/guest-image/*") or path.match("tmp/*")]
+        return ended
+
+
+@contextmanager
+def own_store(stage: Stage, *, but: str) -> Iterator[Cli]:
+    """A lab with a store of its own: links to the shared artifacts, except to those of one name."""
+    shared = cache_root().resolve()
+    names = [path.name for path in (shared / "artifacts/entries").iterdir() if path.name != but]
+    cli = Cli(stage.folder / "own", shared, links=["apt", "ccache", *(f"artifacts/entries/{name}" for name in names)])
+    yield cli
+    assert not cli.left_behind()
+
+
+def interrupted_in(step: str, *words: str) -> Provoke:
+    """Ctrl-C in a step; it may take effect in the next one, never in an earlier one."""
+
+    def provoke(stage: Stage) -> Ended:
+        ended = during(step, interrupt, *words)(stage)
+        steps = ["machines", "devices", "attach", "exercise", "judge", "undo"]
+        events, _ = read_events(ended.document.results[0].folder)
+        hit = [event["step"] for event in events if "Interrupted" in str(event.get("error", "")) and "step" in event]
+        assert all(steps.index(name) >= steps.index(step) for name in hit if name in steps), hit
+        return ended
+
+    return provoke
+
+
+def left_its_core(result: Result) -> None:
+    """Where this machine's core_pattern (core(5)) lets a core be left at all."""
+    if not Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/")):
+        assert list((result.folder / "machines/l1").glob("*core*"))
+
+
+def gave_nothing_to_the_guest(result: Result) -> None:
+    monitor = (result.folder / "machines/l2/qmp.jsonl").read_text()
+    assert "qmp_capabilities" in monitor or "info usernet" in monitor
+    assert "netdev_add" not in monitor
+    assert "device_add" not in monitor
+    l1 = [json.loads(path.read_text())["argv"] for path in result.folder.glob("hosts/l1/*.json")]
+    assert not [argv for argv in l1 if "vhost_vdpa" in argv]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One injection and what must come of it; ``reason`` is a regular expression."""
+
+    provoke: Provoke
+    verdict: str
+    level: str | None
+    machine: str | None
+    reason: str
+    tier: str = "nightly"
+    status: int | None = None
+    also: Callable[[Result], None] = lambda _result: None
+
+
+PASSED = "every check passed and the data path is proved"
+
+TABLE: dict[str, Case] = {
+    # What the product does wrong
+    "splat in L1": Case(
+        during("exercise", on("l1", SPLAT), IN_L1, *LONG),
+        "FAIL", "l1-kernel", "l1", "kernel log: .*WARNING.*lkdtm", "push",
+    ),
+    "splat in L2": Case(
+        during("exercise", on("l2", SPLAT), IN_L2, *LONG), "FAIL", "l2-kernel", "l2", "kernel log: .*WARNING.*lkdtm",
+    ),
+    "panic of L1": Case(
+        during("exercise", on("l1", PANIC), IN_L1, *LONG), "FAIL", "l1-kernel", "l1", "sysrq triggered crash", "push",
+    ),
+    "panic of L2": Case(
+        during("exercise", on("l2", PANIC), IN_L2, *LONG), "FAIL", "l2-kernel", "l2", "sysrq triggered crash",
+    ),
+    "QEMU killed at L0": Case(
+        during("exercise", kill("machines/l1/qemu.pid", signal.SIGKILL), IN_L1, *LONG),
+        "FAIL", "l0-qemu", "l1", r"SIGKILL|killed by signal 9\b", "push",
+    ),
+    "QEMU killed in L1": Case(
+        during("exercise", on("l1", KILL_L2_QEMU), IN_L2, *LONG),
+        "FAIL", "l1-qemu", "l2", r"SIGKILL|killed by signal 9\b",
+    ),
+    "QEMU crashed at L0": Case(
+        during("exercise", kill("machines/l1/qemu.pid", signal.SIGSEGV), IN_L1, *LONG),
+        "FAIL", "l0-qemu", "l1", r"SIGSEGV|killed by signal 11\b", also=left_its_core,
+    ),
+    "data corrupted": Case(
+        during("exercise", corrupt_disk, DISK_IN_L1), "FAIL", "l1-kernel", "l1", "integrity: .*verify", "push",
+    ),
+    # A guest that boots, has its device with link up, and no byte passes (facts: nested.md sections 3 and 5b)
+    "dead data path: too few IOTLB entries": Case(
+        plainly(str(SCENARIOS / "dead-iotlb_entries.toml")), "FAIL", "l1-qemu", "l2", "guest memory is not mapped",
+    ),
+    "dead data path: queue too long": Case(
+        plainly(str(SCENARIOS / "dead-rx_queue_size.toml")), "FAIL", "l1-qemu", "l2", "vhost could not be started",
+    ),
+    # No log says a word: that the device's own counters stand still is all there is to see.
+    "dead data path: private RAM": Case(
+        plainly(str(SCENARIOS / "dead-private_ram.toml")), "FAIL", "l1-qemu", "l2", "data path: tx bytes: .*grew by 0",
+    ),
+    # What the site or the lab lacks
+    "module missing": Case(lacking_module, "SKIP", "lab", None, r"the site lacks module vdpa_sim \(kernel .* of l1\)"),
+    "no ACCESS_PLATFORM": Case(
+        plainly(VF_IN_L2, "--set", "device.access_platform=false"),
+        "ERROR", "lab", None, "does not offer VIRTIO_F_ACCESS_PLATFORM", also=gave_nothing_to_the_guest,
+    ),
+    "SSH key wrong": Case(
+        during("machines", swap_identity, IN_L1),
+        "ERROR", "lab", None, "l1: SSH login as root .* failed: .*Auth", "push",
+    ),
+    "disk full in the cache": Case(
+        full_disk, "ERROR", "lab", None, r"guest-image: no space left in the cache .* \(\d+ MiB free\)", "push",
+    ),
+    "artifact corrupted": Case(flipped_byte, "PASS", None, None, PASSED),
+    # What happens to the lab itself
+    "runner killed": Case(
+        during("exercise", kill("runner.json", signal.SIGKILL, "pid"), IN_L1, *LONG),
+        "ERROR", "lab", None, "the runner was killed by signal 9 during exercise",
+    ),
+    "Ctrl-C in machines": Case(
+        interrupted_in("machines", IN_L1), "ERROR", "lab", None, "interrupted", status=INTERRUPTED
+    ),
+    "Ctrl-C in devices": Case(
+        interrupted_in("devices", VF_IN_L2), "ERROR", "lab", None, "interrupted", status=INTERRUPTED
+    ),
+    "Ctrl-C in attach": Case(
+        interrupted_in("attach", VF_IN_L2), "ERROR", "lab", None, "interrupted", status=INTERRUPTED
+    ),
+    "Ctrl-C in exercise": Case(
+        interrupted_in("exercise", IN_L1, *LONG), "ERROR", "lab", None, "interrupted", "push", status=INTERRUPTED
+    ),
+    "Ctrl-C in judge": Case(
+        interrupted_in("judge", IN_L1), "ERROR", "lab", None, "interrupted", status=INTERRUPTED
+    ),
+    "Ctrl-C in undo": Case(interrupted_in("undo", IN_L1), "PASS", None, None, PASSED, status=INTERRUPTED),
+}  # fmt: skip
+
+
+@pytest.fixture
+def stage(cli: Cli, artifacts: dict[str, Any], tmp_path: Path) -> Stage:
+    return Stage(cli, artifacts, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=getattr(pytest.mark, case.tier)) for name, case in TABLE.items()]
+)
+def test_verdict_and_level(name: str, stage: Stage) -> None:
+    case = TABLE[name]
+    ended = case.provoke(stage)
+    [result] = ended.document.results
+    assert (result.verdict, result.level, result.machine) == (case.verdict, case.level, case.machine), result.reason
+    assert re.search(case.reason, result.reason, re.DOTALL), result.reason
+    assert ended.status == (case.status or {"FAIL": 1, "ERROR": 3, "SKIP": 77, "PASS": 0}[case.verdict]), ended.said
+    assert_evidence(result)
+    case.also(result)
