@@ -40,7 +40,7 @@ def _entrances(lab: Lab, name: str) -> dict[str, str]:
         "shell": f"vdpalab shell --run {job} {name}",
         "console": f"{bridge}/{CONSOLE}",
         "monitor": f"{bridge}/{MONITOR}",
-        "gdb": f"gdb {vmlinux} -ex 'target remote | {bridge}/{GDB}'",
+        "gdb": f"gdb {vmlinux} -ex {shlex.quote(f'target remote | {bridge}/{GDB}')}",
     }
 
 
