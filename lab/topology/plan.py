@@ -73,6 +73,11 @@ class Plan:
         action = 25.0 if self.scenario.action else 0.0
         return _BASE_S[self.scenario.attach.mode] + action
 
+    def _boot(self) -> str:
+        if not self.guests:
+            return "L1 alone, which uses the device itself"
+        return "cold: L2 boots with its device" if self.cold else "L2 boots without devices; they are hot-plugged"
+
     def to_json(self) -> dict[str, Any]:
         """What `plan` prints and plan.json keeps."""
         return {
@@ -81,7 +86,7 @@ class Plan:
             "site": self.site_name,
             "summary": self.scenario.summary,
             "machines": {"l1": _size(self.site), **{guest: self.l2.model_dump() for guest in self.guests}},
-            "boot": "cold: L2 boots with its device" if self.cold else "L2 boots without devices; they are hot-plugged",
+            "boot": self._boot(),
             "vdpa": {"main": self.vdpa.main, "second": self.vdpa.second},
             "macs": self.macs,
             "addresses": self.addresses,

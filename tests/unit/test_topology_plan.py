@@ -175,6 +175,8 @@ def test_cold(wanted: bool, asked: bool, cold: bool) -> None:
     made = planned({**NET, "cold": wanted}, cold=asked)
     assert made.cold is cold
     assert made.to_json()["boot"].startswith("cold") is cold
+    alone = planned({**NET, "cold": wanted, "attach": HOST}, cold=asked)
+    assert alone.to_json()["boot"].startswith("L1 alone")
 
 
 def test_resources_are_those_of_the_site() -> None:
