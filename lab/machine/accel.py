@@ -54,12 +54,21 @@ def proved(probed: Completed | str) -> bool:
 
 
 def choose(
-    want: Literal["auto", "kvm", "tcg"], host: Host, qemu: Sequence[str], kernel: str, cache: Path | None = None
+    want: Literal["auto", "kvm", "tcg"],
+    host: Host,
+    qemu: Sequence[str],
+    kernel: str,
+    cache: Path | None = None,
+    *,
+    machine: str = "",
 ) -> Acceleration:
-    """Prove KVM on ``host`` with this QEMU and kernel, or say why TCG is used. ``cache`` keeps the proof when given."""
+    """Prove KVM on ``host`` with this QEMU and kernel, or say why TCG is used. ``cache`` keeps the proof when given.
+
+    ``machine`` tells hosts apart that have the same QEMU and kernel: what emulates an L1, and how.
+    """
     if want == "tcg":
         return decide(want, "")
-    key = json.dumps([list(qemu), host.run(["uname", "-rv"]).text])
+    key = json.dumps([machine, list(qemu), host.run(["uname", "-rv"]).text])
     known = _remembered(cache) if cache else {}
     if key in known and want == "auto":
         return Acceleration(Accel(known[key]["accel"]), known[key]["reason"])

@@ -291,6 +291,8 @@ class Lab:
                 self.host,
                 self.artifacts.qemu_l1.argv,
                 self._boot_files()[0],
+                cache_root() / "accel.json" if self.l1 else None,
+                machine=f"{self.accel['l1'].accel} {self.artifacts.qemu_l0.digest} {self.artifacts.kernel.key}",
             )
             self.record.event("accel", level="l2", accel=self.accel["l2"].accel, reason=self.accel["l2"].reason)
 

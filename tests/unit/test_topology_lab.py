@@ -98,7 +98,7 @@ class World:
         self.guest_specs.append(spec)
         return ["qemu"]
 
-    def choose(self, want: str, host: Any, _qemu: object, kernel: str, _cache: object = None) -> Acceleration:
+    def choose(self, want: str, host: Any, _qemu: object, kernel: str, *_cache: object, **_of: str) -> Acceleration:
         self.probed.append((host.name, want))
         if "accel" in self.fail:
             raise self.fail["accel"]
@@ -134,10 +134,12 @@ def artifacts(folder: Path, *, qemu_in_l1: Path | None = None) -> Any:
     for name in ("vmlinux", "guest.cpio"):
         (folder / name).write_text(name)
     return SimpleNamespace(
-        kernel=SimpleNamespace(bzimage=folder / "bzImage", vmlinux=folder / "vmlinux", disk=folder / "kernel.squashfs"),
+        kernel=SimpleNamespace(
+            bzimage=folder / "bzImage", vmlinux=folder / "vmlinux", key="k", disk=folder / "kernel.squashfs"
+        ),
         host_image=SimpleNamespace(path=folder / "root.ext4"),
         guest_image=SimpleNamespace(disk=folder / "guest.squashfs", cpio=folder / "guest.cpio"),
-        qemu_l0=SimpleNamespace(argv=("qemu",), img=("qemu-img",)),
+        qemu_l0=SimpleNamespace(argv=("qemu",), img=("qemu-img",), digest="d"),
         qemu_l1=SimpleNamespace(argv=("qemu",), disk=qemu_in_l1),
     )
 
