@@ -1,0 +1,134 @@
+"""lab.topology.judge: who is judged by what, and whose fault it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab.config.scenario import Expected
+from lab.evidence.record import Record
+from lab.machine.machine import State
+from lab.model import Check, Level, Verdict
+from lab.topology.collect import Logs
+from lab.topology.judge import judge_machines
+from tests.fake_machine import FakeProcess, make_machine
+
+QUIET = "[    0.100000] Linux version 6.12\n"
+SPLAT = """[    1.000000] ------------[ cut here ]------------
+[    1.000001] WARNING: CPU: 0 PID: 1 at drivers/vdpa/vdpa.c:1 vdpa_reset+0x1/0x2
+[    1.000002] ---[ end trace 0000000000000000 ]---
+"""
+
+
+class Machines:
+    """An L1 and an L2 that run and said nothing unusual."""
+
+    def __init__(self, folder: Path, expect: list[Expected]) -> None:
+        self.record = Record(folder)
+        self.l1, self.of_l1 = make_machine(self.record, "l1")
+        self.l2, self.of_l2 = make_machine(self.record, "l2")
+        self.logs = Logs({"l1": QUIET, "l2": QUIET})
+        self.expect = expect
+        for machine, process in ((self.l1, self.of_l1), (self.l2, self.of_l2)):
+            machine.state = State.READY
+            process.says(QUIET)
+
+    def judge(self, **options: bool) -> list[Check]:
+        scenario = SimpleNamespace(expect=self.expect)
+        lab: Any = SimpleNamespace(
+            machines={"l1": self.l1, "l2": self.l2}, plan=SimpleNamespace(scenario=scenario), record=self.record
+        )
+        return judge_machines(lab, self.logs, **options)
+
+    def bad(self, **options: bool) -> list[tuple[str, Verdict, Level | None, str | None]]:
+        checks = [check for check in self.judge(**options) if check.verdict is not Verdict.PASS]
+        return [(check.name, check.verdict, check.level, check.machine) for check in checks]
+
+    def close(self) -> None:
+        for machine in (self.l1, self.l2):
+            machine.state = State.DEFINED
+            machine.quit()
+        self.record.close()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Any:
+    machines = Machines(tmp_path, [])
+    yield machines
+    machines.close()
+
+
+def test_machines_that_run_and_say_nothing_unusual(machines: Machines) -> None:
+    assert machines.bad() == []
+    assert {(check.name, check.machine) for check in machines.judge()} == {
+        (name, machine) for name in ("QEMU alive", "kernel log", "clean QEMU stderr") for machine in ("l1", "l2")
+    }
+
+
+@pytest.mark.parametrize(("victim", "level"), [("l1", Level.L0_QEMU), ("l2", Level.L1_QEMU)])
+@pytest.mark.parametrize("status", [-9, 0, 1])
+def test_a_qemu_that_ended_by_itself(machines: Machines, victim: str, level: Level, status: int) -> None:
+    process: FakeProcess = getattr(machines, f"of_{victim}")
+    process.status = status
+    assert ("QEMU alive", Verdict.FAIL, level, victim) in machines.bad()
+
+
+def test_a_qemu_that_the_scenario_ended(machines: Machines) -> None:
+    machines.of_l2.status, machines.l2.end_expected = -9, True
+    assert machines.bad() == []
+
+
+@pytest.mark.parametrize(("victim", "level"), [("l1", Level.L1_KERNEL), ("l2", Level.L2_KERNEL)])
+@pytest.mark.parametrize("where", ["console", "dmesg"])
+def test_a_splat_is_of_the_kernel_that_said_it(machines: Machines, victim: str, level: Level, where: str) -> None:
+    if where == "console":
+        getattr(machines, f"of_{victim}").says(SPLAT)
+    else:
+        machines.logs.dmesg[victim] = QUIET + SPLAT
+    assert machines.bad() == [("kernel log", Verdict.FAIL, level, victim)]
+
+
+def test_words_of_qemu_are_of_the_level_it_runs_at(machines: Machines) -> None:
+    machines.of_l2.stderr.write_text("qemu-system-x86_64: vhost vdpa map fail!\n")
+    assert machines.bad() == [("clean QEMU stderr", Verdict.FAIL, Level.L1_QEMU, "l2")]
+
+
+def test_a_kernel_whose_ring_buffer_was_not_reached_is_judged_by_its_console(machines: Machines) -> None:
+    machines.logs.dmesg["l2"] = None
+    assert machines.bad() == []
+    machines.of_l2.says(SPLAT)
+    assert [name for name, *_ in machines.bad()] == ["kernel log"]
+
+
+def test_a_machine_that_waits_for_its_guest_has_no_kernel(machines: Machines) -> None:
+    machines.l2.state = State.INCOMING
+    machines.of_l2.console.unlink()
+    del machines.logs.dmesg["l2"]
+    assert machines.bad() == []
+
+
+def test_without_any_log_nothing_is_proven(machines: Machines) -> None:
+    machines.of_l2.console.unlink()
+    del machines.logs.dmesg["l2"]
+    assert machines.bad() == [("kernel log", Verdict.ERROR, Level.LAB, "l2")]
+
+
+def test_what_is_expected_is_no_failure_and_missed_when_it_does_not_appear(machines: Machines) -> None:
+    machines.expect = [Expected(level=Level.L1_KERNEL, pattern="vdpa_reset")]
+    assert machines.bad() == [("expected outcome", Verdict.FAIL, Level.L1_KERNEL, None)]
+    machines.of_l1.says(SPLAT)
+    assert machines.bad() == []
+
+
+def test_a_run_that_ended_early_misses_nothing(machines: Machines) -> None:
+    machines.expect = [Expected(level=Level.L1_KERNEL, pattern="vdpa_reset")]
+    assert machines.bad(complete=False) == []
+
+
+def test_what_is_expected_of_a_qemu_is_looked_for_in_its_words(machines: Machines) -> None:
+    machines.expect = [Expected(level=Level.L1_QEMU, pattern="map fail")]
+    machines.of_l2.stderr.write_text("qemu-system-x86_64: vhost vdpa map fail!\n")
+    assert machines.bad() == []
