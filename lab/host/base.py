@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import shlex
 from collections.abc import Iterator, Sequence
 
-from lab.errors import CommandError
+from lab.errors import CommandError, LabError
 from lab.evidence.record import Record
 from lab.model import Completed
 from lab.wait import Deadline
@@ -58,7 +59,11 @@ class Host(abc.ABC):
         Raises CommandError for a non-zero status when ``check``, DeadlineExceeded after ``timeout_s`` times the
         host's slowness, Unreachable when the host is gone.
         """
-        done = self._execute(argv, input, Deadline(timeout_s * self.slowness))
+        try:
+            done = self._execute(argv, input, Deadline(timeout_s * self.slowness))
+        except LabError as error:
+            self.record.event("command-lost", host=self.name, command=shlex.join(argv)[:200], error=str(error))
+            raise
         log = self.record.command(self.name, done)
         if check and done.returncode != 0:
             raise CommandError(self.name, done, log=log)

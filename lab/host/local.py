@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lab import proc
+from lab.errors import CommandError
 from lab.host.base import Host, Stream
 from lab.model import Completed
 from lab.wait import Deadline
@@ -14,7 +15,11 @@ class LocalHost(Host):
     """Runs commands here."""
 
     def _execute(self, argv: Sequence[str], data: bytes, deadline: Deadline) -> Completed:
-        return proc.run(argv, input=data, check=False, timeout_s=deadline.left())
+        try:
+            return proc.run(argv, input=data, check=False, timeout_s=deadline.left())
+        except CommandError as error:
+            # A program that is not there is a status, as it is on a host that is reached through a shell.
+            return error.completed
 
     def _start(self, argv: Sequence[str]) -> Stream:
         return _LocalStream(proc.start(argv, stdin=proc.PIPE, stdout=proc.PIPE))

@@ -11,7 +11,7 @@ import contextlib
 import select
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +84,12 @@ class SshHost(Host):
         begin = time.monotonic()
         channel = self._session()
         with contextlib.closing(channel):
-            try:
+            with self._losing(f"running {shlex.join(argv)[:120]}"):
                 channel.exec_command(shlex.join(argv))
                 if data:
                     channel.sendall(data)
                 channel.shutdown_write()
                 out, err = _drain(channel, deadline, f"{self.name}: the end of {shlex.join(argv)[:120]}")
-            except (paramiko.SSHException, EOFError, OSError) as error:
-                raise Unreachable(f"{self.name}: lost while running {shlex.join(argv)[:120]}: {error!r}") from error
             status = channel.recv_exit_status()
         # paramiko says -1 both for "killed by a signal" and for "the connection is lost".
         if status == -1 and not self._transport.is_active():
@@ -104,15 +102,25 @@ class SshHost(Host):
     def open_command(self, argv: Sequence[str]) -> paramiko.Channel:
         """A channel with a running command, which is not recorded."""
         channel = self._session()
-        channel.exec_command(shlex.join(argv))
+        with self._losing(f"starting {shlex.join(argv)[:120]}"):
+            channel.exec_command(shlex.join(argv))
         return channel
 
     def open_terminal(self, term: str, columns: int, lines: int) -> paramiko.Channel:
         """A channel with a login shell on a terminal of its own."""
         channel = self._session()
-        channel.get_pty(term, columns, lines)
-        channel.invoke_shell()
+        with self._losing("opening a terminal"):
+            channel.get_pty(term, columns, lines)
+            channel.invoke_shell()
         return channel
+
+    @contextlib.contextmanager
+    def _losing(self, doing: str) -> Iterator[None]:
+        """Turn what paramiko raises when the connection goes away into Unreachable."""
+        try:
+            yield
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise Unreachable(f"{self.name}: lost while {doing}: {error!r}") from error
 
     def close(self) -> None:
         """Close the transport."""
