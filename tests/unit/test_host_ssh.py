@@ -84,7 +84,7 @@ def test_a_connection_that_is_gone(host: SshHost) -> None:
 def test_a_connection_that_breaks_during_a_command(host: SshHost) -> None:
     timer = threading.Timer(0.1, host.close)
     timer.start()
-    with pytest.raises(Unreachable, match="lost|gone"):
+    with pytest.raises(Unreachable, match=r"lost|gone"):
         host.run(["sleep", "5"])
     timer.join()
 
