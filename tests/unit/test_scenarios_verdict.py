@@ -35,6 +35,7 @@ SPLAT = failed("kernel log", Level.L1_KERNEL, "l1", "WARNING: vdpa_dev_remove")
 IOMMU = failed("kernel log", Level.L1_KERNEL, "l1", "IOMMU fault: DMAR: DRHD")
 L0_IOMMU = failed("clean QEMU stderr", Level.L0_QEMU, "l1", "IOMMU fault: a device used memory that is not mapped")
 STDERR = failed("clean QEMU stderr", Level.L1_QEMU, "l2", "vhost map failed")
+TOLD = failed("clean QEMU stderr", Level.L0_QEMU, "l1", "IOMMU fault: vtd_iova_to_slpte")
 GONE = failed("QEMU alive", Level.L0_QEMU, "l1", "ended (SIGKILL)")
 
 DIED = MachineDied("l1", -9, "", level=Level.L0_QEMU)
@@ -73,6 +74,9 @@ RULES: dict[str, tuple[list[Check], BaseException | None, list[str], tuple[Verdi
     ),
     "nearest to the cause: words of the QEMU that did not map it": (
         [L0_IOMMU, IOMMU, STDERR], None, [], (Verdict.FAIL, Level.L1_QEMU, "l2"), "vhost map failed",
+    ),
+    "nearest to the cause: who did not map": (
+        [TOLD, IOMMU, STDERR], None, [], (Verdict.FAIL, Level.L1_QEMU, "l2"), "vhost map failed",
     ),
     "nearest to the cause: IOMMU fault": ([SLOW, DEAD_PATH, IOMMU], None, [], OF_L1, "IOMMU fault"),
     "nearest to the cause: proof": ([SLOW, DEAD_PATH], None, [], (Verdict.FAIL, Level.L1_QEMU, "l2"), "grew by 0"),
