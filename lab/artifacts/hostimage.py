@@ -20,9 +20,9 @@ from lab.proc import run
 
 IMAGES = Path(__file__).resolve().parents[2] / "images"
 
-_TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "tar": "tar"}
+_TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "tar": "tar", "unshare": "util-linux"}
 # mmdebstrap needs a range of user ids for its namespace (subuid(5)).
-_TOOLS_OF_A_USER = {"newuidmap": "uidmap", "unshare": "util-linux"}
+_TOOLS_OF_A_USER = {"newuidmap": "uidmap"}
 
 _QEMU_PROGRAMS = ("usr/bin/qemu-system-x86_64", "usr/bin/qemu-img")
 # What q35 and microvm need for direct kernel boot without a display: SeaBIOS or qboot, PVH and bzImage loaders.
@@ -98,7 +98,9 @@ def code_inputs(*modules: str) -> dict[str, str]:
 def _build(out: Path, progress: Progress, recipe: HostRecipe, archive: Apt) -> None:
     tree, tarball = out / "tree", out / "tree.tar"
     progress.step(f"Debian {recipe.suite} by mmdebstrap")
-    progress.run(mmdebstrap_argv(recipe, archive, tarball), what="mmdebstrap")
+    # In the store, what a killed build leaves is cleaned. A user's mmdebstrap has other ids, which cannot enter it.
+    env = {"TMPDIR": str(out)} if os.geteuid() == 0 else {}
+    progress.run(mmdebstrap_argv(recipe, archive, tarball), what="mmdebstrap", env=env)
     progress.step("unpacking it")
     tree.mkdir()
     # Owners do not matter in an image where everything is root's; device nodes would need privileges.
@@ -114,11 +116,17 @@ def _build(out: Path, progress: Progress, recipe: HostRecipe, archive: Apt) -> N
 
 
 def mmdebstrap_argv(recipe: HostRecipe, archive: Apt, tarball: Path) -> list[str]:
-    """Command line of mmdebstrap(1): as root with chroot(2), else in a user namespace."""
+    """Command line of mmdebstrap(1): as root with chroot(2), else in a user namespace.
+
+    As root it gets a mount namespace, because killed without one it leaves /proc and /sys mounted in its tree.
+    """
+    mode = (
+        ["unshare", "--mount", "mmdebstrap", "--mode=root"] if os.geteuid() == 0 else ["mmdebstrap", "--mode=unshare"]
+    )
     options = [f'APT::Default-Release "{recipe.backports}";', 'APT::Install-Recommends "false";', *apt.reach()]
     return [
-        *["mmdebstrap", "--mode=root" if os.geteuid() == 0 else "--mode=unshare", "--variant=essential"],
-        *["--architectures=amd64", "--format=tar", f"--include={','.join(recipe.packages)}"],
+        *[*mode, "--variant=essential", "--architectures=amd64", "--format=tar"],
+        f"--include={','.join(recipe.packages)}",
         *[f"--aptopt={option}" for option in options],
         *[f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.exclude],
         *[recipe.suite, str(tarball), *archive.sources(recipe.backports)],
