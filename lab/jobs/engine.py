@@ -23,7 +23,7 @@ from lab.jobs.parent import PARENT
 from lab.jobs.watch import Display, Watch
 from lab.model import Level, RunResult, Verdict
 from lab.report.job import JOB
-from lab.report.result import dumps
+from lab.report.result import RESULT, dumps, write_result
 from lab.report.rundir import result_of
 from lab.wait import Deadline, wait_until
 
@@ -168,6 +168,8 @@ def _wait_for_orphans(watch: Watch, display: Display) -> None:
 
 def _judge(watch: Watch, job_dir: Path, status: int, until_fail: bool, interrupted: bool) -> JobOutcome:
     results = [state.result or result_of(state.run_dir) for state in watch.runs if state.run_dir.is_dir()]
+    for result in results:
+        _complete(result)
     missing = [state for state in watch.runs if not state.run_dir.is_dir()]
     stopped = until_fail and any(result.verdict in (Verdict.FAIL, Verdict.ERROR) for result in results)
     if interrupted or stopped or not missing:
@@ -176,6 +178,14 @@ def _judge(watch: Watch, job_dir: Path, status: int, until_fail: bool, interrupt
     reason = f"never started: the job engine ended with status {status}, see {log}"
     failed = [_never_started(state.scenario, state.run_dir, reason) for state in missing]
     return JobOutcome(results, interrupted, [state.scenario for state in missing], failed)
+
+
+def _complete(result: RunResult) -> None:
+    """Write the result that a killed runner could not write: whoever reads the run directory finds one."""
+    run_dir = Path(result.run_dir)
+    if not (run_dir / RESULT).exists():
+        with contextlib.suppress(OSError):  # a full disk, which the report will tell
+            write_result(run_dir, result)
 
 
 def _never_started(scenario: str, run_dir: Path, reason: str) -> RunResult:

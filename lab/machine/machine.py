@@ -158,11 +158,11 @@ class Machine:
         self._require(State.INCOMING)
         self._enter(State.RUNNING)
 
-    def check_alive(self) -> None:
-        """Raise MachineDied, with the end of QEMU's stderr, when QEMU has ended by itself."""
+    def check_alive(self) -> bool:
+        """Whether QEMU runs. Raises MachineDied, with the end of its stderr, when it has ended by itself."""
         status = self.process.poll()
         if status is None or self.end_expected:
-            return
+            return status is None
         self.state = State.EXITED
         self._record.event("machine-exit", machine=self.name, status=status)
         raise MachineDied(

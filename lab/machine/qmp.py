@@ -19,19 +19,21 @@ from typing import Any, TypeVar
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
-from lab.errors import QmpError
-from lab.wait import Deadline
+from lab.errors import DeadlineExceeded, QmpError
+from lab.wait import Deadline, wait_until
 
 T = TypeVar("T")
 
 # How often the caller looks whether QEMU still lives while it waits for an answer or an event, in seconds.
 _SLICE_S = 0.5
+# A QEMU that dies hangs up before its parent can see its end: by its memory's size, and longer inside a slow L1.
+_END_S = 5.0
 
 
 class Qmp:
-    """A QMP session. ``alive`` is called while waiting and raises when QEMU has ended."""
+    """A QMP session. ``alive`` tells while waiting whether QEMU runs, and raises when it ended and should not have."""
 
-    def __init__(self, name: str, transcript: Path, alive: Callable[[], None]) -> None:
+    def __init__(self, name: str, transcript: Path, alive: Callable[[], bool]) -> None:
         self._name = name
         self._alive = alive
         self._transcript = transcript.open("a", encoding="utf-8")
@@ -98,10 +100,15 @@ class Qmp:
         except ExecuteError:
             raise
         except (QMPError, EOFError, OSError) as error:
-            self._alive()
+            self._await_end()
             raise QmpError(f"{self._name}: the monitor broke off during {what}: {error!r}") from error
         finally:
             future.cancel()
+
+    def _await_end(self) -> None:
+        """Give QEMU's end the time to be seen; return when it goes on living, or was meant to end."""
+        with contextlib.suppress(DeadlineExceeded):
+            wait_until(lambda: not self._alive(), Deadline(_END_S), f"{self._name}: the end of QEMU")
 
     def _note_event(self, event: Mapping[str, Any]) -> bool:
         self._note(event)

@@ -35,7 +35,11 @@ DISK_IN_L1 = "blk-vp_vdpa-virtio_vdpa-fio"
 # A workload that goes on while somebody logs in and does harm.
 LONG = ("--set", "workload.streams.0.seconds=20")
 
-SPLAT = "echo WARNING >/sys/kernel/debug/provoke-crash/DIRECT"
+# L2 has no debugfs of its own accord.
+SPLAT = """
+[ -d /sys/kernel/debug/provoke-crash ] || mount -t debugfs debugfs /sys/kernel/debug
+echo WARNING >/sys/kernel/debug/provoke-crash/DIRECT
+"""
 PANIC = "echo c >/proc/sysrq-trigger"
 KILL_L2_QEMU = 'kill -9 "$(cat /run/vdpalab/l2/qemu.pid)"'
 

@@ -17,7 +17,7 @@ from lab.config.request import RunRequest
 from lab.jobs import engine
 from lab.jobs.engine import PlannedRun, _counted_signals, run_job
 from lab.jobs.watch import RunState
-from lab.report.result import write_result
+from lab.report.result import read, write_result
 from tests.sample_job import FAILED, PASSED
 
 
@@ -80,6 +80,7 @@ def test_a_run_without_result_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "001-a").mkdir()
     (result,) = run_job([planned("a")], tmp_path, Quiet()).results
     assert (result.verdict, result.level) == ("ERROR", "lab")
+    assert read(tmp_path / "001-a" / "result.json") == result
 
 
 def test_signals_are_counted_not_raised() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,14 +24,16 @@ class Qemu:
 
     dead = False
 
-    def alive(self) -> None:
+    def alive(self) -> bool:
         if self.dead:
             raise MachineDied("l1", -9, "", level=Level.L0_QEMU)
+        return True
 
 
 @pytest.fixture
 def qemu(monkeypatch: pytest.MonkeyPatch) -> Qemu:
     monkeypatch.setattr(module, "_SLICE_S", 0.05)
+    monkeypatch.setattr(module, "_END_S", 0.5)
     return Qemu()
 
 
@@ -125,6 +128,17 @@ def test_qemu_dies_during_a_command(session: Qmp, server: FakeQmp, qemu: Qemu, h
 
     server.answers["query-status"] = die
     with pytest.raises(MachineDied, match="killed by signal 9"):
+        session.execute("query-status")
+
+
+def test_a_qemu_that_hangs_up_before_its_end_can_be_seen(session: Qmp, server: FakeQmp, qemu: Qemu) -> None:
+    def die(_arguments: object) -> object:
+        server.hang_up()
+        threading.Timer(0.2, lambda: setattr(qemu, "dead", True)).start()
+        return SILENCE
+
+    server.answers["query-status"] = die
+    with pytest.raises(MachineDied):
         session.execute("query-status")
 
 
