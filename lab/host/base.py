@@ -39,7 +39,10 @@ class Host(abc.ABC):
     """A machine that runs commands.
 
     ``slowness`` is the measured factor (1.0: as fast as the reference) that scales every time limit on this host.
+    ``scratch`` is the directory for what the lab keeps there; a machine that others use too has one for each run.
     """
+
+    scratch = "/run/vdpalab"
 
     def __init__(self, name: str, record: Record, slowness: float = 1.0) -> None:
         self.name = name

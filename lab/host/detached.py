@@ -14,7 +14,6 @@ from lab.errors import CommandError, DeadlineExceeded, Unreachable
 from lab.host.base import COMMAND_S, Host
 from lab.model import Completed
 
-_FOLDER = "/run/vdpalab/jobs"
 # How often the host itself looks for the end, in seconds: a look of ours is an SSH command, half a second in L2.
 _LOOK_S = 0.2
 _NOT_ENDED = 75
@@ -67,6 +66,6 @@ class Detached:
 
 def start(host: Host, argv: Sequence[str]) -> Detached:
     """Start a command in a session of its own on ``host``."""
-    job = Detached(tuple(argv), f"{_FOLDER}/{secrets.token_hex(4)}")
+    job = Detached(tuple(argv), f"{host.scratch}/jobs/{secrets.token_hex(4)}")
     host.run(["sh", "-c", _OUTER, _INNER, job.folder, *argv])
     return job

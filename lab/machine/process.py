@@ -123,7 +123,7 @@ class NestedQemu(QemuProcess):
     def __init__(self, folder: Path, host: Host) -> None:
         super().__init__(folder, Level.L1_QEMU)
         self.host = host
-        self.remote = f"/run/vdpalab/{folder.name}"
+        self.remote = f"{host.scratch}/{folder.name}"
         self._job: detached.Detached | None = None
         self._stack = contextlib.ExitStack()
         self._listener: threading.Thread | None = None

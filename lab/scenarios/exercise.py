@@ -201,7 +201,7 @@ class Migration:
         traffic = exercise.background(_UNDER_ACTION_S)
         exercise.wait_flowing(devices.main)
         with lab.record.step("migrate"):
-            uri = f"unix:/run/vdpalab/{lab.plan.run_id}.migrate"
+            uri = f"unix:{lab.host.scratch}/{lab.plan.run_id}.migrate"
             record = migrate.run(source.machine, destination.machine, action, uri, lab.slowness["l2"])
         exercise.found.metrics += record.metrics()
         begun = sample(lab, devices.second)

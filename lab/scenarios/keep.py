@@ -34,7 +34,7 @@ def _entrances(lab: Lab, name: str) -> dict[str, str]:
             "monitor": f"cd {here} && socat -,echo=0,icanon=0 UNIX:{MONITOR}",
             "gdb": f"cd {here} && gdb {vmlinux} -ex 'target remote {GDB}'",
         }
-    remote = f"/run/vdpalab/{folder.name}"
+    remote = f"{lab.host.scratch}/{folder.name}"
     bridge = f"vdpalab exec --run {job} l1 -- socat - UNIX:{remote}"
     return {
         "shell": f"vdpalab shell --run {job} {name}",

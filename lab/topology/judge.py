@@ -14,7 +14,7 @@ def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True) -> list[Check
 
     What the scenario expects is missed only in a ``complete`` run: any other may have ended before it could appear.
     """
-    checks: list[Check] = []
+    checks = _kernel_of_real_host(lab, logs)
     for name, machine in lab.machines.items():
         checks += [_alive(name, machine), *_kernel(lab, name, machine, logs), *_stderr(lab, name, machine)]
     return checks + (_expected(lab, logs) if complete else [])
@@ -42,13 +42,27 @@ def _kernel(lab: Lab, name: str, machine: Machine, logs: Logs) -> list[Check]:
     )
 
 
+def _kernel_of_real_host(lab: Lab, logs: Logs) -> list[Check]:
+    """Of an L1 that is no machine of the lab there is no console, and its ring buffer tells of others too."""
+    if lab.log_mark is None:
+        return []
+    return kernellog.judge(
+        "",
+        logs.dmesg.get("l1"),
+        machine="l1",
+        level=Level.L1_KERNEL,
+        expected=lab.plan.scenario.expect,
+        since=lab.log_mark,
+    )
+
+
 def _stderr(lab: Lab, name: str, machine: Machine) -> list[Check]:
     text = machine.process.stderr.read_text(errors="replace") if machine.process.stderr.exists() else None
     return qemulog.judge(text, machine=name, level=machine.process.level, expected=lab.plan.scenario.expect)
 
 
 def _expected(lab: Lab, logs: Logs) -> list[Check]:
-    texts: dict[Level, list[str]] = {}
+    texts: dict[Level, list[str]] = {Level.L1_KERNEL: [logs.dmesg.get("l1") or ""]} if lab.log_mark else {}
     for name, machine in lab.machines.items():
         texts.setdefault(machine.kernel_level, []).extend([_console(machine), logs.dmesg.get(name) or ""])
         if machine.process.stderr.exists():

@@ -25,7 +25,7 @@ from lab.machine.argv import BlockFunction, Boot, Disk, Guest2, Host1, Sriov, gu
 from lab.machine.keys import KeyPair, make_key
 from lab.machine.machine import Machine
 from lab.machine.process import LocalQemu, NestedQemu
-from lab.model import Accel, DeviceClass, Level, Metric, QemuDevice
+from lab.model import DeviceClass, Level, Metric, QemuDevice
 from lab.topology.attachable import note_entrance
 from lab.topology.plan import BLOCK_BYTES, Plan
 from lab.topology.undo import Undo
@@ -82,6 +82,8 @@ class Lab:
         self._host: SshHost | None = None
         self._identity: KeyPair | None = None
         self._files_put = False
+        # On a machine that was up before: the line in its kernel log with which this run begins.
+        self.log_mark: str | None = None
 
     @property
     def host(self) -> SshHost:
@@ -111,12 +113,13 @@ class Lab:
         secrets = self.record.folder("secrets")
         self._identity = make_key(secrets / "identity")
         self.undo.callback("secrets", lambda: _remove_tree(secrets))
-        if isinstance(self.plan.site, SshSite):
-            self._host = self._real_host(self.plan.site)
-        else:
-            self._host = self._boot_l1(self.plan.site)
+        site = self.plan.site
+        self._host = self._real_host(site) if isinstance(site, SshSite) else self._boot_l1(site)
         self.undo.callback("SSH to l1", self.host.close)
-        self._set_watchdogs()
+        if isinstance(site, SshSite):
+            self._begin_on_real_host()
+        else:
+            self._set_watchdogs()
 
     def start_guest(self, name: str, devices: Sequence[QemuDevice] = (), *, incoming: bool = False) -> Guest:
         """Start an L2 in L1; an incoming one waits for its migration, any other is booted until it answers."""
@@ -126,7 +129,7 @@ class Lab:
         self._choose_l2_accel()
         folder = self.record.folder("machines", name)
         process = NestedQemu(folder, self.host)
-        process.argv = guest_argv(self._guest_spec(process, key, name, devices, incoming), self.artifacts.qemu_l1.argv)
+        process.argv = guest_argv(self._guest_spec(process, key, name, devices, incoming), self._qemu_in_l1())
         machine = Machine(name, process, self.record, Level.L2_KERNEL)
         guest = self.guests[name] = Guest(name, machine, process, key)
         self.undo.callback(f"QEMU {name}", machine.quit)
@@ -247,11 +250,9 @@ class Lab:
         """Where L1 finds L2's kernel and initramfs: on its disks, or put there once when it is a real machine."""
         if isinstance(self.plan.site, NestedSite):
             return "/lab/kernel/boot/vmlinux", "/lab/guest/guest.cpio"
-        folder = f"/run/vdpalab/{self.plan.run_id}"
+        folder = self.host.scratch
         if not self._files_put:
             self._files_put = True
-            self.undo.callback("boot files of the guests", lambda: self.host.run(["rm", "-rf", folder]))
-            self.host.run(["mkdir", "-p", folder])
             self.host.put(self.artifacts.kernel.vmlinux.read_bytes(), f"{folder}/vmlinux")
             self.host.put(self.artifacts.guest_image.cpio.read_bytes(), f"{folder}/guest.cpio")
         return f"{folder}/vmlinux", f"{folder}/guest.cpio"
@@ -286,22 +287,39 @@ class Lab:
     def _choose_l2_accel(self) -> None:
         if "l2" not in self.accel:
             self.host.run(["modprobe", "-a", "-q", "kvm_intel", "kvm_amd"], check=False)
+            cache, below = None, ""
+            if self.l1:
+                cache = cache_root() / "accel.json"
+                below = f"{self.accel['l1'].accel} {self.artifacts.qemu_l0.digest} {self.artifacts.kernel.key}"
             self.accel["l2"] = accel.choose(
                 "tcg" if self.plan.request.accel == "tcg" else "auto",
                 self.host,
-                self.artifacts.qemu_l1.argv,
+                self._qemu_in_l1(),
                 self._boot_files()[0],
-                cache_root() / "accel.json" if self.l1 else None,
-                machine=f"{self.accel['l1'].accel} {self.artifacts.qemu_l0.digest} {self.artifacts.kernel.key}",
+                cache,
+                machine=below,
             )
             self.record.event("accel", level="l2", accel=self.accel["l2"].accel, reason=self.accel["l2"].reason)
 
     def _real_host(self, site: SshSite) -> SshHost:
         self.slowness["l1"] = 1.0
-        self.accel["l1"] = accel.Acceleration(Accel.KVM, "a real machine")
         address = SshAddress(site.address, site.port, site.user, site.identity, site.host_key)
         note_entrance(self.record, "l1", address)
-        return connect("l1", self.record, address, Deadline(60))
+        host = connect("l1", self.record, address, Deadline(60))
+        host.scratch = f"{host.scratch}/{self.plan.run_id}"
+        return host
+
+    def _begin_on_real_host(self) -> None:
+        """Make the run's own directory, and a mark in a kernel log that tells of more than this run."""
+        scratch, mark = self.host.scratch, f"vdpalab: run {self.plan.run_id} begins"
+        self.undo.callback("files on l1", lambda: self.host.run(["rm", "-rf", scratch]))
+        self.host.run(["mkdir", "-p", scratch])
+        self.host.put(f"{mark}\n".encode(), "/dev/kmsg")
+        self.log_mark = mark
+
+    def _qemu_in_l1(self) -> Sequence[str]:
+        site = self.plan.site
+        return (site.qemu,) if isinstance(site, SshSite) else self.artifacts.qemu_l1.argv
 
     def _set_watchdogs(self) -> None:
         thresh, stall, hung = _watchdogs(self.slowness["l1"])

@@ -9,13 +9,14 @@ import pytest
 from lab.errors import CommandError, DeadlineExceeded
 from lab.evidence.record import Record
 from lab.host import detached
+from lab.host.base import Host
 from lab.host.local import LocalHost
 from lab.wait import Deadline, wait_until
 
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
-    monkeypatch.setattr(detached, "_FOLDER", str(tmp_path / "jobs"))
+    monkeypatch.setattr(Host, "scratch", str(tmp_path))
     monkeypatch.setattr(detached, "_LOOK_S", 0.02)
     return LocalHost("here", Record(tmp_path / "record"))
 

@@ -18,6 +18,7 @@ def lab(folder: Path) -> Lab:
     kernel = SimpleNamespace(vmlinux=folder / "vmlinux")
     fake: Any = SimpleNamespace(
         machines=machines,
+        host=SimpleNamespace(scratch="/run/vdpalab"),
         record=SimpleNamespace(path=folder / "a run"),
         artifacts=SimpleNamespace(kernel=kernel),
     )

@@ -33,7 +33,8 @@ def lab(record: Record) -> Any:
         name: SimpleNamespace(process=SimpleNamespace(folder=record.folder("machines", name))) for name in ("l1", "l2")
     }
     kernel = SimpleNamespace(vmlinux=Path("/a b/vmlinux"))
-    return SimpleNamespace(record=record, machines=machines, artifacts=SimpleNamespace(kernel=kernel))
+    host = SimpleNamespace(scratch="/run/vdpalab")
+    return SimpleNamespace(record=record, machines=machines, host=host, artifacts=SimpleNamespace(kernel=kernel))
 
 
 def events(record: Record) -> list[str]:

@@ -32,6 +32,8 @@ class Machines:
         self.l2, self.of_l2 = make_machine(self.record, "l2")
         self.logs = Logs({"l1": QUIET, "l2": QUIET})
         self.expect = expect
+        self.machines = {"l1": self.l1, "l2": self.l2}
+        self.mark: str | None = None
         for machine, process in ((self.l1, self.of_l1), (self.l2, self.of_l2)):
             machine.state = State.READY
             process.says(QUIET)
@@ -39,7 +41,7 @@ class Machines:
     def judge(self, **options: bool) -> list[Check]:
         scenario = SimpleNamespace(expect=self.expect)
         lab: Any = SimpleNamespace(
-            machines={"l1": self.l1, "l2": self.l2}, plan=SimpleNamespace(scenario=scenario), record=self.record
+            machines=self.machines, plan=SimpleNamespace(scenario=scenario), record=self.record, log_mark=self.mark
         )
         return judge_machines(lab, self.logs, **options)
 
@@ -89,6 +91,20 @@ def test_a_splat_is_of_the_kernel_that_said_it(machines: Machines, victim: str, 
     else:
         machines.logs.dmesg[victim] = QUIET + SPLAT
     assert machines.bad() == [("kernel log", Verdict.FAIL, level, victim)]
+
+
+def test_of_a_machine_that_was_up_before_only_this_run_is_judged(machines: Machines) -> None:
+    del machines.machines["l1"]
+    machines.mark = "vdpalab: run 1a2b3c4d begins"
+    before = f"{SPLAT}[    9.000000] {machines.mark}\n"
+    machines.logs.dmesg["l1"] = before
+    assert machines.bad() == []
+    machines.logs.dmesg["l1"] = before + SPLAT.replace("[    1.", "[   11.")
+    assert machines.bad() == [("kernel log", Verdict.FAIL, Level.L1_KERNEL, "l1")]
+    machines.logs.dmesg["l1"] = QUIET
+    assert set(machines.bad()) == {("kernel log", Verdict.ERROR, Level.LAB, "l1")}, "the mark is gone"
+    machines.logs.dmesg["l1"] = None
+    assert set(machines.bad()) == {("kernel log", Verdict.ERROR, Level.LAB, "l1")}
 
 
 def test_words_of_qemu_are_of_the_level_it_runs_at(machines: Machines) -> None:

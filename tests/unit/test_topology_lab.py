@@ -83,6 +83,7 @@ class World:
         self.addresses: dict[str, SshAddress] = {}
         self.host_spec: Host1 | None = None
         self.guest_specs: list[Guest2] = []
+        self.qemus: list[Sequence[str]] = []
         self.probed: list[tuple[str, str]] = []
 
     def step(self, name: str) -> None:
@@ -94,7 +95,8 @@ class World:
         self.host_spec = spec
         return ["qemu"]
 
-    def guest_argv(self, spec: Guest2, _qemu: Sequence[str]) -> list[str]:
+    def guest_argv(self, spec: Guest2, qemu: Sequence[str]) -> list[str]:
+        self.qemus.append(qemu)
         self.guest_specs.append(spec)
         return ["qemu"]
 
@@ -114,7 +116,7 @@ def local_qemu(folder: Path, argv: Any, run_dir: Path) -> Any:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
     FakeMachine.world = world
-    remote = {"NestedQemu": lambda folder, host: SimpleNamespace(folder=folder, remote=f"/run/vdpalab/{folder.name}")}
+    remote = {"NestedQemu": lambda folder, host: SimpleNamespace(folder=folder, remote=f"{host.scratch}/{folder.name}")}
     seams = {"Machine": FakeMachine, "LocalQemu": local_qemu, "host_argv": world.host_argv} | remote
     seams |= {"guest_argv": world.guest_argv, "connect": lambda name, *_arguments: Shell(name, world)}
     for name, seam in seams.items():
@@ -340,13 +342,18 @@ def test_a_real_host_is_logged_in_to_and_gets_the_boot_files_once(record: Record
     lab = make(record, world, "net-vdpa_sim-vhost_vdpa-migrate", real=True)
     lab.start_host()
     assert (world.did, lab.l1, lab.slowness["l1"]) == ([], None, 1.0)
+    assert not [name for name in lab.accel if name == "l1"], "what a real machine is accelerated by is not ours to say"
     lab.start_guest("l2")
     lab.start_guest("l2dst", incoming=True)
     assert [spec.boot.kernel for spec in world.guest_specs] == ["/run/vdpalab/1a2b3c4d/vmlinux"] * 2
     assert isinstance(lab.host, FakeHost)
     host = lab.host
-    put = [command for command in host.commands if "cat >" in command and "1a2b3c4d" in command]
-    assert [command.rpartition("/")[2] for command in put] == ["vmlinux", "guest.cpio"]
+    put = [command.rpartition(" ")[2] for command in host.commands if "cat >" in command]
+    assert put.pop(0) == "/dev/kmsg"
+    assert [path for path in put if path.endswith(("vmlinux", "cpio"))] == put[:2]
+    assert all(path.startswith("/run/vdpalab/1a2b3c4d/") for path in put), "two runs at once do not meet there"
+    assert {qemu[0] for qemu in world.qemus} == {"qemu-system-x86_64"}, "the site's, not the host image's"
+    assert not [command for command in host.commands if "watchdog" in command], "not ours"
     assert lab.undo.unwind() == []
     assert "rm -rf /run/vdpalab/1a2b3c4d" in host.commands
     assert world.did[-1] == "close l1"

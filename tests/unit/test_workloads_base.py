@@ -9,6 +9,7 @@ import pytest
 from lab.errors import InputError
 from lab.evidence.record import Record
 from lab.host import detached
+from lab.host.base import Host
 from lab.host.fake import FakeHost
 from lab.host.local import LocalHost
 from lab.wait import Deadline, wait_until
@@ -18,7 +19,7 @@ from lab.workloads.base import Output
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
-    monkeypatch.setattr(detached, "_FOLDER", str(tmp_path / "jobs"))
+    monkeypatch.setattr(Host, "scratch", str(tmp_path))
     monkeypatch.setattr(detached, "_LOOK_S", 0.02)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return LocalHost("here", Record(tmp_path / "record"))

@@ -9,6 +9,7 @@ import pytest
 from lab.config.scenario import Fio, FioJob
 from lab.evidence.record import Record
 from lab.host import detached
+from lab.host.base import Host
 from lab.host.endpoints import BlockEnd
 from lab.host.local import LocalHost
 from lab.model import Check, Level, Verdict, WorkloadResult
@@ -61,7 +62,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(detached, "_FOLDER", str(tmp_path / "jobs"))
+    monkeypatch.setattr(Host, "scratch", str(tmp_path))
     monkeypatch.setattr(detached, "_LOOK_S", 0.02)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "fio").write_text(STUB)

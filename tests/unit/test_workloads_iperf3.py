@@ -12,6 +12,7 @@ from lab.config.scenario import Iperf3, Iperf3Stream
 from lab.errors import DeadlineExceeded, HostError, LabError
 from lab.evidence.record import Record
 from lab.host import detached
+from lab.host.base import Host
 from lab.host.endpoints import NetEnd
 from lab.host.fake import Answer, FakeHost
 from lab.host.local import LocalHost
@@ -105,7 +106,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(detached, "_FOLDER", str(tmp_path / "jobs"))
+    monkeypatch.setattr(Host, "scratch", str(tmp_path))
     monkeypatch.setattr(detached, "_LOOK_S", 0.02)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "iperf3").write_text(STUB)
