@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from lab.jobs.runner import KIND
 from lab.jobs.spawner import GRACE_S
 from lab.report.job import JOB
 
+# What avocado appends is `/avocado_xxxxxxxx/.status_server.sock`, 40 bytes.
+_LONGEST_TMPDIR = 64
+
 # Results and system information are ours; what stays is avocado's job log.
 _DISABLED = [
     *(f"result.{name}" for name in ("json", "tmt", "xunit", "zip_archive")),
@@ -31,6 +35,7 @@ _DISABLED = [
 def main() -> int:
     """Run the job that ``job.json`` describes; return avocado's exit code, which decides nothing."""
     follow_parent()
+    _room_for_a_socket()
     job_dir = Path(sys.argv[1])
     spec = json.loads((job_dir / JOB).read_text(encoding="utf-8"))
     settings.update_option("plugins.disable", _DISABLED)
@@ -42,6 +47,12 @@ def main() -> int:
     suite = TestSuite("", config=config, tests=[_runnable(run) for run in spec["runs"]])
     with Job(config, [suite]) as job:
         return int(job.run())
+
+
+def _room_for_a_socket() -> None:
+    """avocado puts its status socket into the temporary directory, and a UNIX socket's path ends at 108 bytes."""
+    if len(tempfile.gettempdir()) > _LONGEST_TMPDIR:
+        tempfile.tempdir = "/tmp"
 
 
 def job_config(spec: dict[str, Any], job_dir: Path) -> dict[str, Any]:

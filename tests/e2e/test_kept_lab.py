@@ -59,7 +59,9 @@ def typed(run_dir: Path, machine: str, line: str) -> tuple[int, str]:
         status = shell.wait(Deadline(60))
     os.set_blocking(user, False)
     with contextlib.suppress(OSError):
-        screen += os.read(user, 65536)
+        # One read gives what was written at once, not all that is there.
+        while more := os.read(user, 65536):
+            screen += more
     os.close(user)
     return status, screen.decode(errors="replace")
 
