@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.evidence.record import disowned
+from lab.evidence.scratch import dead_scratch
 from lab.proc import RUN_MARK
 from lab.wait import Deadline
 
@@ -27,7 +28,7 @@ _GRACE_S = 5.0
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What one dead run left. ``processes`` are ids with the names of their programs."""
+    """What one dead run left (or a dead job: its temporary files). ``processes`` are ids with their programs' names."""
 
     run_dir: Path
     processes: dict[int, str]
@@ -80,6 +81,8 @@ def _leftovers(root: Path) -> Iterator[Leftovers]:
             found = Leftovers(run_dir, processes.get(run_dir, {}), _files(run_dir))
             if dead and (found.processes or found.files):
                 yield found
+    for folder in dead_scratch(root):
+        yield Leftovers(folder, {}, (folder,))
 
 
 def _files(run_dir: Path) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from lab import proc
 from lab.evidence.orphans import clean_orphans, find_orphans, marked
-from lab.evidence.record import Record, disowned, owner_alive
+from lab.evidence.record import OWNER_LOCK, Record, disowned, owner_alive
+from lab.evidence.scratch import scratch
 from lab.wait import Deadline, wait_until
 
 
@@ -121,6 +123,22 @@ def test_a_run_whose_directory_is_gone_is_dead(root: Path) -> None:
         assert child.wait(Deadline(10)) == -15
 
 
+def test_temporary_files_of_a_killed_job_go(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch(root) as folder:
+        (folder / "avocado_x").mkdir()
+        assert clean_orphans(root, print) == [], "its job lives"
+    assert not folder.exists()
+    folder.mkdir()
+    assert find_orphans(root) == [], "it is just being made"
+    (folder / OWNER_LOCK).touch()
+    assert clean_orphans(tmp_path / "other", print) == [], "another cache's"
+    said: list[str] = []
+    clean_orphans(root, said.append)
+    assert said == [f"removed: {folder}"]
+    assert not folder.exists()
+
+
 def test_other_jobs_and_unmarked_processes_are_none_of_ours(root: Path, tmp_path: Path) -> None:
     root.mkdir()
     elsewhere = {proc.RUN_MARK: str(tmp_path / "elsewhere" / "job" / "run")}
@@ -140,7 +158,9 @@ def test_nothing_at_all(root: Path) -> None:
 
 
 def test_a_lab_that_begins_while_somebody_looks_waits_for_the_lock(run_dir: Path) -> None:
-    code = f"from pathlib import Path; from lab.evidence.record import Record; Record(Path({str(run_dir)!r}))"
+    code = (
+        f"from pathlib import Path; from lab.evidence.record import OWNER_LOCK, Record; Record(Path({str(run_dir)!r}))"
+    )
     with contextlib.ExitStack() as looking:
         assert looking.enter_context(disowned(run_dir))
         with proc.spawn([sys.executable, "-c", code]) as lab:
