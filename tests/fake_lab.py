@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from lab.checks.process import Held
 from lab.config.catalog import load_scenario
 from lab.config.request import RunRequest
 from lab.config.site import NestedSite
@@ -61,5 +62,7 @@ def _start_guest(lab: Any, name: str, devices: Sequence[Any], incoming: bool) ->
     )
     host = None if incoming else FakeHost({}, lab.shells / name, name)
     process = SimpleNamespace(pid=4711, folder=folder)
-    lab.guests[name] = SimpleNamespace(name=name, machine=machine, process=process, host=host, shell=host)
+    lab.guests[name] = SimpleNamespace(
+        name=name, machine=machine, process=process, host=host, shell=host, held_before=Held(0, ())
+    )
     return lab.guests[name]

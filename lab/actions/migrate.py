@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.config.scenario import Migrate
-from lab.errors import ProductFailure
+from lab.errors import DeadlineExceeded, ProductFailure
 from lab.machine.machine import Machine
 from lab.model import Level, Metric
 from lab.wait import Deadline
@@ -47,11 +47,18 @@ def run(source: Machine, destination: Machine, config: Migrate, uri: str, slowne
     deadline = Deadline(config.max_total_s * slowness)
     with source.events("MIGRATION") as moves, destination.events("RESUME") as resumes:
         source.query("migrate", {"uri": uri})
-        end = moves.wait(deadline, lambda event: event["data"]["status"] in ("completed", "failed", "cancelled"))
-        state = source.query("query-migrate")
-        if end["data"]["status"] != "completed":
-            raise _failure(source, state)
-        resumes.wait(deadline)
+        try:
+            end = moves.wait(deadline, lambda event: event["data"]["status"] in ("completed", "failed", "cancelled"))
+            state = source.query("query-migrate")
+            if end["data"]["status"] != "completed":
+                raise _failure(source, state)
+            resumes.wait(deadline)
+        except DeadlineExceeded as error:
+            raise ProductFailure(
+                f"migration has not ended after {error.seconds:.0f} s: {source.query('query-migrate')}",
+                level=Level.L1_QEMU,
+                machine=source.name,
+            ) from error
     source.migrated()
     destination.resumed()
     return Migration(state["total-time"], state["downtime"], state["ram"]["transferred"])

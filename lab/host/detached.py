@@ -56,10 +56,17 @@ class Detached:
         return Completed(self.argv, int(status), printed[: int(size)], printed[int(size) :], 0.0)
 
     def stop(self, host: Host) -> None:
-        """End it with everything it started; one that has ended is fine."""
+        """Ask it to end, with everything it started; one that has ended is fine."""
+        self._signal(host, "TERM")
+
+    def kill(self, host: Host) -> None:
+        """End it by force, with everything it started; no status is left behind."""
+        self._signal(host, "KILL")
+
+    def _signal(self, host: Host, name: str) -> None:
         # The one spelling that dash, busybox ash and bash all take: dash refuses `--`, and `-s TERM` with a group.
         try:
-            host.run(["sh", "-c", 'kill -TERM "-$(cat "$0/pid")"', self.folder], check=False)
+            host.run(["sh", "-c", 'kill "-$1" "-$(cat "$0/pid")"', self.folder, name], check=False)
         except Unreachable:
             return
 

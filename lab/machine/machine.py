@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
-from lab.errors import LabError, MachineDied, MachineError, ProductFailure, StateError
+from lab.errors import DeadlineExceeded, LabError, MachineDied, MachineError, ProductFailure, StateError
 from lab.evidence.record import Record
 from lab.host.ssh import SshAddress, SshHost, connect
 from lab.machine.argv import READY_LINE
@@ -63,6 +63,8 @@ class Machine:
         # Set while the lab itself ends this QEMU, or a scenario does it on purpose.
         self.end_expected = False
         self._closed = False
+        # The signal, as a negative number, of a QEMU that died while it was ending by itself as asked.
+        self.crashed = 0
 
     @property
     def qmp(self) -> Qmp:
@@ -126,7 +128,7 @@ class Machine:
         with self.qmp.listen("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR") as events:
             begin = time.monotonic()
             self.qmp.execute("device_del", {"id": device.id})
-            event = events.wait(deadline, lambda event: event["data"].get("device") == device.id)
+            event = self._released(events, device.id, deadline)
             seconds = time.monotonic() - begin
         if event["event"] != "DEVICE_DELETED":
             raise ProductFailure(
@@ -137,6 +139,16 @@ class Machine:
         if device.netdev:
             self.qmp.execute("netdev_del", {"id": device.netdev["id"]})
         return seconds
+
+    def _released(self, events: Events, device: str, deadline: Deadline) -> dict[str, Any]:
+        try:
+            return events.wait(deadline, lambda event: event["data"].get("device") == device)
+        except DeadlineExceeded as error:
+            raise ProductFailure(
+                f"{self.name}: the guest has not released {device} after {error.seconds:.0f} s",
+                level=self.kernel_level,
+                machine=self.name,
+            ) from error
 
     @contextlib.contextmanager
     def events(self, *names: str) -> Iterator[Events]:
@@ -182,8 +194,12 @@ class Machine:
                 self._qmp.execute("quit", timeout_s=_QUIT_S)
                 wait_until(lambda: self.process.poll() is not None, Deadline(_QUIT_S), f"{self.name}: the end of QEMU")
         self._qmp.close()
-        if self.state is not State.DEFINED and self.process.poll() is None:
+        status = self.process.poll() if self.state is not State.DEFINED else 0
+        if status is None:
             self._record.event("machine-killed", machine=self.name)
+        elif status < 0 and self.end_expected:
+            self.crashed = status
+            self._record.event("machine-exit", machine=self.name, status=status)
         self.process.stop()
         if self.state is not State.DEFINED:
             self._enter(State.EXITED)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab import proc
-from lab.errors import LabError, Unreachable
+from lab.errors import DeadlineExceeded, LabError, Unreachable
 from lab.host import detached
 from lab.host.base import Host, Stream
 from lab.machine.argv import CONSOLE, CONSOLE_LOG, GDB, MONITOR, PIDFILE
@@ -187,6 +187,9 @@ class NestedQemu(QemuProcess):
             if self._job and self.poll() is None:
                 self._job.stop(self.host)
                 wait_until(lambda: self.poll() is not None, Deadline(10), "the nested QEMU's end", every_s=0.2)
+        except DeadlineExceeded:
+            assert self._job is not None
+            self._job.kill(self.host)
         finally:
             self._stack.close()
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from lab.config.finding import Finding
-from lab.model import Check, Verdict
+from lab.model import Check, Level, Verdict
 
 
 def apply(
@@ -16,15 +16,20 @@ def apply(
     *,
     scenario: str,
     kernel: str,
-    qemu: str,
+    qemu_l0: str,
+    qemu_l1: str,
     complete: bool = True,
 ) -> tuple[list[Check], tuple[str, ...]]:
-    """Turn failed checks that a finding explains into passed ones that name it.
+    """Turn failed checks that a finding explains into passed ones that name it; a fault that is known proves nothing.
 
     Returns the checks, to which one is added for each finding that should have appeared and did not, and the ids of
     those that appeared. A run that is not ``complete`` cannot say that anything is gone. Pure.
     """
-    relevant = [f for f in findings if re.fullmatch(f.kernel, kernel) and re.fullmatch(f.qemu, qemu)]
+    relevant = [
+        f
+        for f in findings
+        if re.fullmatch(f.kernel, kernel) and re.fullmatch(f.qemu, qemu_l1 if f.level is Level.L1_QEMU else qemu_l0)
+    ]
     judged = [_explain(check, relevant) for check in checks]
     known = tuple(dict.fromkeys(found for _, found in judged if found))
     gone = [f for f in relevant if complete and scenario in f.scenarios and f.id not in known]
@@ -36,7 +41,7 @@ def _explain(check: Check, findings: Sequence[Finding]) -> tuple[Check, str]:
         for finding in findings:
             if finding.level is check.level and re.search(finding.pattern, check.seen):
                 seen = f"known {finding.id} ({finding.summary}): {check.seen}"
-                return dataclasses.replace(check, verdict=Verdict.PASS, seen=seen), finding.id
+                return dataclasses.replace(check, verdict=Verdict.PASS, seen=seen, proof=False), finding.id
     return check, ""
 
 

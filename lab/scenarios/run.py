@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab.artifacts.provide import Artifacts, provide
+from lab.artifacts.qemu import Qemu
 from lab.artifacts.store import Store, cache_root
 from lab.config.finding import Finding, load_findings
 from lab.config.request import RunRequest
@@ -29,9 +30,9 @@ from lab.scenarios import findings
 from lab.scenarios.exercise import Findings, exercise
 from lab.scenarios.keep import wait_while_kept
 from lab.scenarios.verdict import judge
-from lab.topology.collect import collect
+from lab.topology.collect import Logs, collect, read_log
 from lab.topology.devices import attach, make_devices
-from lab.topology.judge import judge_machines
+from lab.topology.judge import judge_ends, judge_machines
 from lab.topology.lab import Lab
 from lab.topology.plan import Plan, make_plan
 from lab.topology.undo import Undo
@@ -81,10 +82,10 @@ def execute(request: RunRequest, run_dir: Path) -> RunResult:
 
 
 def _stay(run: _Run) -> None:
-    """Write the verdict while the lab is up, and keep it up when that was asked for."""
+    """Keep the lab up when that was asked for, with its verdict written: a teardown that is killed leaves none."""
     result = _conclude(run, ())
-    _write(run.record, result)
     if _keep(run.request, result) and not isinstance(run.error, Interrupted):
+        _write(run.record, result)
         wait_while_kept(run.record, run.lab, result)
 
 
@@ -117,6 +118,7 @@ def _sequence(run: _Run, undo: Undo) -> None:
     run.lab = lab = Lab(plan, run.artifacts, record, undo)
     with record.step("machines"):
         lab.start_host()
+        undo.callback("judging the undo", lambda: _judge_undo(run, lab))
         if plan.guests and not plan.cold:
             lab.start_guest("l2")
     _stop_at(request, "machines")
@@ -163,9 +165,20 @@ def _judge(run: _Run) -> None:
         run.found.checks += judge_machines(run.lab, logs, complete=run.complete)
 
 
+def _judge_undo(run: _Run, lab: Lab) -> None:
+    """Look at L1 again when devices and guests are gone: deleting a device is where many a kernel fault shows."""
+    logs = Logs({"l1": read_log(lab.host)})
+    known = {(check.name, check.seen) for check in run.found.checks}
+    again = judge_machines(lab, logs, complete=False, only={"l1"})
+    run.found.checks += [c for c in again if c.verdict is Verdict.FAIL and (c.name, c.seen) not in known]
+
+
 def _undo(run: _Run, undo: Undo) -> list[str]:
     with run.record.step("undo"):
-        return undo.unwind(lambda: _pointless(run))
+        failed = undo.unwind(lambda: _pointless(run))
+    if run.lab:
+        run.found.checks += judge_ends(run.lab)
+    return failed
 
 
 def _pointless(run: _Run) -> str:
@@ -197,15 +210,19 @@ def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
 def _known(run: _Run) -> tuple[list[Check], tuple[str, ...]]:
     if run.plan is None or run.artifacts is None:
         return run.found.checks, ()
-    version = ".".join(map(str, run.artifacts.qemu_l0.version))
     return findings.apply(
         run.found.checks,
         run.findings,
         scenario=run.plan.name,
         kernel=run.artifacts.kernel.release,
-        qemu=version,
+        qemu_l0=_dotted(run.artifacts.qemu_l0),
+        qemu_l1=_dotted(run.artifacts.qemu_l1),
         complete=run.complete,
     )
+
+
+def _dotted(qemu: Qemu) -> str:
+    return ".".join(map(str, qemu.version))
 
 
 def _keep(request: RunRequest, result: RunResult) -> bool:

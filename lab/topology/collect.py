@@ -25,6 +25,9 @@ _L1_QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "pci": ("lspci", "-nnk"),
     "processes": ("ps", "axo", "pid,stat,wchan:32,rss,args"),
 }
+# Twice: memory that is on its way somewhere during the first scan is found by the second.
+_KMEMLEAK = "cd /sys/kernel/debug && [ -w kmemleak ] && echo scan >kmemleak && echo scan >kmemleak && cat kmemleak"
+_SCAN_S = 60.0
 _QMP = ("query-status", "query-blockstats")
 
 
@@ -33,6 +36,8 @@ class Logs:
     """Kernel logs by machine: what the ring buffer holds, None when the machine did not answer any more."""
 
     dmesg: dict[str, str | None] = field(default_factory=dict)
+    # What kmemleak found by machine, empty when it found nothing; only kernels that have it.
+    leaks: dict[str, str] = field(default_factory=dict)
 
 
 def collect(lab: Lab) -> Logs:
@@ -43,9 +48,18 @@ def collect(lab: Lab) -> Logs:
     for name, host in hosts.items():
         if host:
             logs.dmesg[name] = _ask_host(lab, name, host)
+            _scan(lab, name, host, logs)
     for name, machine in lab.machines.items():
         _ask_qemu(lab, name, machine)
     return logs
+
+
+def read_log(host: Host) -> str | None:
+    """The ring buffer of a host, None when it does not answer."""
+    try:
+        return host.run(_QUESTIONS["dmesg"], check=False, timeout_s=20).text
+    except LabError:
+        return None
 
 
 def _ask_host(lab: Lab, name: str, host: Host) -> str | None:
@@ -58,6 +72,18 @@ def _ask_host(lab: Lab, name: str, host: Host) -> str | None:
     except LabError as error:
         lab.record.event("collect-failed", host=name, error=str(error))
     return answers.get("dmesg")
+
+
+def _scan(lab: Lab, name: str, host: Host, logs: Logs) -> None:
+    """Let kmemleak look for memory that nobody refers to (kernel: Documentation/dev-tools/kmemleak.rst)."""
+    try:
+        done = host.run(["sh", "-c", _KMEMLEAK], check=False, timeout_s=_SCAN_S)
+    except LabError as error:
+        lab.record.event("collect-failed", host=f"{name} kmemleak", error=str(error))
+        return
+    if done.returncode == 0:
+        logs.leaks[name] = done.text
+        lab.record.write(f"collect/{name}-kmemleak.txt", done.text + "\n")
 
 
 def _ask_qemu(lab: Lab, name: str, machine: Machine) -> None:

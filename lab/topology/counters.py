@@ -24,12 +24,17 @@ def sample(lab: Lab, device: VdpaDevice) -> dict[str, int]:
 
 
 def released(lab: Lab, device: VdpaDevice) -> str:
-    """The simulator's own words that nobody drives the device (it was reset: no features are negotiated), or ""."""
+    """The simulator's own words that nobody drives the device (it was reset: no features are negotiated), or "".
+
+    Raises CommandError when it says something else.
+    """
     try:
         vdpa.vstats(lab.host, device.name, 0)
     except CommandError as error:
         words = error.completed.stderr.decode(errors="replace").strip()
-        return words if "feature negotiation not complete" in words else ""
+        if "feature negotiation not complete" in words:
+            return words
+        raise
     return ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lab.attach import vhost_vdpa, virtio_vdpa
+from lab.checks import process
 from lab.config.scenario import Migrate, VdpaSim, VpVdpa
 from lab.devices import vdpa_sim, vp_vdpa
 from lab.host import modules, net, vdpa
@@ -89,10 +90,13 @@ def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
     given = give_to_guest(lab, devices.main)
     if not lab.plan.cold:
         guest = lab.guests["l2"]
+        guest.held_before = process.look(lab.host, guest.process.pid)
+        # Before it has the device: the unbinding below waits for whoever holds the node.
+        lab.undo.callback("QEMU l2 before its device", guest.machine.quit)
         guest.machine.plug(given)
     else:
         guest = lab.start_guest("l2", [given])
-    lab.undo.callback(f"QEMU {guest.name} before its device", guest.machine.quit)
+        lab.undo.callback("QEMU l2 before its device", guest.machine.quit)
     return _path_in_guest(lab, guest, devices), given
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from lab.checks import expectations, kernellog, qemulog
 from lab.machine.machine import Machine, State
 from lab.model import Check, Level
@@ -9,15 +11,33 @@ from lab.topology.collect import Logs
 from lab.topology.lab import Lab
 
 
-def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True) -> list[Check]:
-    """Judge every machine of the run; called before anything is undone.
+def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collection[str] | None = None) -> list[Check]:
+    """Judge the machines of the run (``only`` some of them) while L1 is up.
 
     What the scenario expects is missed only in a ``complete`` run: any other may have ended before it could appear.
     """
     checks = _kernel_of_real_host(lab, logs)
     for name, machine in lab.machines.items():
-        checks += [_alive(name, machine), *_kernel(lab, name, machine, logs), *_stderr(lab, name, machine)]
+        if only is None or name in only:
+            checks += [_alive(name, machine), *_kernel(lab, name, machine, logs), *_stderr(lab, name, machine)]
+    checks += [_leaks(name, text) for name, text in logs.leaks.items()]
     return checks + (_expected(lab, logs) if complete else [])
+
+
+def judge_ends(lab: Lab) -> list[Check]:
+    """Judge how each QEMU ended that was asked to: one that a signal ended on the way has crashed."""
+    return [
+        Check.judged(
+            "QEMU ends when asked",
+            False,
+            machine.process.describe_end(machine.crashed),
+            "exit status 0",
+            level=machine.process.level,
+            machine=name,
+        )
+        for name, machine in lab.machines.items()
+        if machine.crashed
+    ]
 
 
 def _alive(name: str, machine: Machine) -> Check:
@@ -33,6 +53,9 @@ def _alive(name: str, machine: Machine) -> Check:
 def _kernel(lab: Lab, name: str, machine: Machine, logs: Logs) -> list[Check]:
     if machine.state is State.INCOMING:
         return []  # it has no guest yet
+    if machine.state is State.READY and name in logs.dmesg and logs.dmesg[name] is None:
+        # Its console shows warnings and worse only.
+        return [Check.unproven("kernel log", "the ring buffer could not be read", "no splat", machine=name)]
     return kernellog.judge(
         _console(machine),
         logs.dmesg.get(name),
@@ -59,6 +82,12 @@ def _kernel_of_real_host(lab: Lab, logs: Logs) -> list[Check]:
 def _stderr(lab: Lab, name: str, machine: Machine) -> list[Check]:
     text = machine.process.stderr.read_text(errors="replace") if machine.process.stderr.exists() else None
     return qemulog.judge(text, machine=name, level=machine.process.level, expected=lab.plan.scenario.expect)
+
+
+def _leaks(name: str, text: str) -> Check:
+    level = Level.L1_KERNEL if name == "l1" else Level.L2_KERNEL
+    seen = "\n".join(text.splitlines()[:12]) or "none"
+    return Check.judged("kernel memory leaks", not text, seen, "none that kmemleak finds", level=level, machine=name)
 
 
 def _expected(lab: Lab, logs: Logs) -> list[Check]:

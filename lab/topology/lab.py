@@ -14,6 +14,7 @@ from lab import proc
 from lab.artifacts.guestimage import dropbear_host_key
 from lab.artifacts.provide import Artifacts
 from lab.artifacts.store import cache_root
+from lab.checks.process import Held
 from lab.config.scenario import VpVdpa
 from lab.config.site import NestedSite, SshSite
 from lab.errors import LabError
@@ -58,6 +59,8 @@ class Guest:
     process: NestedQemu
     key: KeyPair
     host: SshHost | None = None
+    # What its QEMU held before it was given a device.
+    held_before: Held | None = None
 
     @property
     def shell(self) -> SshHost:

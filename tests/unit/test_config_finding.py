@@ -21,7 +21,7 @@ RELEASES = {"F001": "6.12.117-lab"}
 def known(finding: Finding, log: str, release: str) -> tuple[str, ...]:
     checks = kernellog.judge(log, None, machine="l1", level=finding.level)
     assert Verdict.FAIL in {check.verdict for check in checks}
-    return apply(checks, [finding], scenario="x", kernel=release, qemu="11.1.3")[1]
+    return apply(checks, [finding], scenario="x", kernel=release, qemu_l0="11.1.3", qemu_l1="11.1.3")[1]
 
 
 def test_files_are_named_like_what_they_hold() -> None:

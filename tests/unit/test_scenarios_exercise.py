@@ -287,8 +287,8 @@ def test_a_source_that_still_drives_its_device(record: Record, world: World) -> 
 
 def test_traffic_that_does_not_go_on_at_the_destination(record: Record, world: World) -> None:
     world.dead.add(SECOND.name)
-    with pytest.raises(DeadlineExceeded, match="v1b: tx bytes to grow"):
-        run(record, "net-vdpa_sim-vhost_vdpa-migrate")
+    _, found = run(record, "net-vdpa_sim-vhost_vdpa-migrate")
+    assert "traffic goes on at the destination" in failed(found)
 
 
 def test_a_migration_that_fails(record: Record, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ GOOD = Check("kernel log", Verdict.PASS, "9 lines", "no splat")
 def applied(
     check: Check, *, scenario: str = "net-x", kernel: str = "6.12.9-lab", qemu: str = "11.1.3", complete: bool = True
 ) -> tuple[list[Check], tuple[str, ...]]:
-    return apply([check], [KNOWN], scenario=scenario, kernel=kernel, qemu=qemu, complete=complete)
+    return apply([check], [KNOWN], scenario=scenario, kernel=kernel, qemu_l0=qemu, qemu_l1="0.0.0", complete=complete)
 
 
 def test_a_known_finding_passes_and_is_shown() -> None:
@@ -78,7 +79,9 @@ def test_nothing_is_gone_that_could_not_have_appeared(other: dict[str, Any]) -> 
 
 
 def test_one_that_is_known_is_named_once() -> None:
-    assert apply([SPLAT, SPLAT], [KNOWN], scenario="net-x", kernel="6.12.9", qemu="11.1.3")[1] == ("F001",)
+    assert apply([SPLAT, SPLAT], [KNOWN], scenario="net-x", kernel="6.12.9", qemu_l0="11.1.3", qemu_l1="0.0.0")[1] == (
+        "F001",
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,3 +122,16 @@ def test_findings_are_read_from_their_folder(tmp_path: Path, monkeypatch: pytest
 
 def test_the_findings_of_the_project_are_sound() -> None:
     assert [finding.id for finding in load_findings()] == sorted({finding.id for finding in load_findings()})
+
+
+def test_a_known_fault_proves_nothing() -> None:
+    [check], known = applied(dataclasses.replace(SPLAT, proof=True))
+    assert (check.verdict, check.proof, known) == (Verdict.PASS, False, ("F001",))
+
+
+@pytest.mark.parametrize(("in_l1", "known"), [("10.0.2", ("F001",)), ("11.1.3", ())])
+def test_a_finding_of_the_guests_qemu_is_held_against_that_version(in_l1: str, known: tuple[str, ...]) -> None:
+    finding = validate(Finding, {**DATA, "level": "l1-qemu", "qemu": r"10\..*", "scenarios": []}, "F001")
+    check = dataclasses.replace(SPLAT, level=Level.L1_QEMU)
+    found = apply([check], [finding], scenario="net-x", kernel="6.12.9-lab", qemu_l0="11.1.3", qemu_l1=in_l1)
+    assert found[1] == known

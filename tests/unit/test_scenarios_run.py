@@ -50,6 +50,8 @@ class World:
         self.findings: list[Finding] = []
         self.kept: list[Verdict] = []
         self.l1_status: int | None = None
+        self.machines: dict[str, Any] = {}
+        self.judged_after: list[Check] = []
 
     def step(self, name: str, stack: Any = None) -> None:
         if stack:
@@ -69,6 +71,8 @@ class FakeLab:
         self.world, self.stack = world, stack
         self.accel: dict[str, Acceleration] = {}
         self.l1: Any = None
+        self.host = SimpleNamespace(name="l1")
+        self.machines = world.machines
 
     def start_host(self) -> None:
         self.accel["l1"] = Acceleration(Accel.TCG, "asked for")
@@ -98,6 +102,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     artifacts = SimpleNamespace(
         kernel=SimpleNamespace(release="6.12.9"),
         qemu_l0=SimpleNamespace(version=(11, 1, 3)),
+        qemu_l1=SimpleNamespace(version=(11, 1, 3)),
         describe=lambda: {"kernel": "6.12.9"},
         versions=lambda: {"kernel": "6.12.9"},
     )
@@ -119,7 +124,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         found.metrics.append(Metric("tcp", 9.0, "Mbit/s"))
         world.step("exercise")
 
-    def judge_machines(_lab: Any, _logs: Any, *, complete: bool) -> list[Check]:
+    def judge_machines(_lab: Any, _logs: Any, *, complete: bool, only: Any = None) -> list[Check]:
+        if only:
+            assert only == {"l1"}
+            return [*world.judged, *world.judged_after]
         world.complete = complete
         return world.judged
 
@@ -130,6 +138,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "make_devices": lambda lab: world.step("devices", lab.stack),
         "attach": attach,
         "exercise": exercise,
+        "read_log": lambda _host: "a log",
         "collect": lambda _lab: world.step("collect"),
         "judge_machines": judge_machines,
         "load_findings": lambda: world.findings,
@@ -443,3 +452,31 @@ def test_a_full_disk_does_not_keep_the_lab_up(tmp_path: Path, world: World, monk
     assert result.verdict is Verdict.ERROR
     assert "No space left" in result.reason
     assert world.undone == ["attach", "devices", "guest", "host"]
+
+
+def test_a_splat_of_the_undo_fails_the_run(run: Callable[..., RunResult], world: World) -> None:
+    world.judged_after = [SPLAT]
+    result = run()
+    assert (result.verdict, result.level) == (Verdict.FAIL, Level.L1_KERNEL)
+    assert [check.name for check in result.checks].count("kernel log") == 1
+
+
+def test_a_splat_is_told_once_although_it_is_looked_for_twice(run: Callable[..., RunResult], world: World) -> None:
+    world.judged = [SPLAT]
+    assert [check.name for check in run().checks].count("kernel log") == 1
+
+
+def test_a_qemu_that_crashes_while_it_ends_fails_the_run(run: Callable[..., RunResult], world: World) -> None:
+    process = SimpleNamespace(level=Level.L0_QEMU, describe_end=lambda status: f"signal {-status}")
+    world.machines["l1"] = SimpleNamespace(crashed=-11, process=process)
+    result = run()
+    assert (result.verdict, result.level, result.machine) == (Verdict.FAIL, Level.L0_QEMU, "l1")
+    assert "signal 11" in result.reason
+
+
+def test_no_verdict_is_written_before_the_undo(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(world, "_undo", lambda _name: seen.append((tmp_path / "result.json").exists()))
+    execute(RunRequest(scenario=NAME), tmp_path)
+    assert seen
+    assert not any(seen)

@@ -58,13 +58,13 @@ def test_who_does_not_answer_is_noted(lab: Any, record: Record) -> None:
     lab.guests["l2"].host.answers = {}
     lab.machines["l1"].query = dead
     assert collect(lab).dmesg == {"l1": "[ 1.0] of l1", "l2": None}
-    assert sorted(noted(record)) == ["l1 QMP", "l2"]
+    assert sorted(noted(record)) == ["l1 QMP", "l2", "l2 kmemleak"]
 
 
 def test_what_was_said_before_the_connection_broke_is_kept(lab: Any, record: Record) -> None:
     lab.guests["l2"].host.answers = {"dmesg": "[ 1.0] of l2"}
     assert collect(lab).dmesg["l2"] == "[ 1.0] of l2"
-    assert noted(record) == ["l2"]
+    assert noted(record) == ["l2", "l2 kmemleak"]
 
 
 def test_a_command_that_is_not_there_is_no_reason_to_stop(lab: Any) -> None:

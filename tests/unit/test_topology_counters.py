@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lab.errors import CommandError
 from lab.evidence.record import Record
 from lab.host.fake import FakeHost
 from lab.host.vdpa import VdpaDevice
@@ -100,10 +101,15 @@ def test_a_host_that_is_gone_is_no_counter(record: Record) -> None:
     ("answer", "words"),
     [
         ((1, "Error: feature negotiation not complete.\nkernel answers: Resource temporarily unavailable"), True),
-        ((1, "kernel answers: No such device"), False),
         (vstats(0), False),
     ],
 )
 def test_a_device_that_nobody_drives_says_so(record: Record, answer: Any, words: bool) -> None:
     lab = lab_with(record, "net-vdpa_sim-vhost_vdpa-migrate", {"vdpa *": answer})
     assert bool(released(lab, DEVICE)) is words
+
+
+def test_a_device_that_cannot_be_asked_is_not_taken_for_driven(record: Record) -> None:
+    lab = lab_with(record, "net-vdpa_sim-vhost_vdpa-migrate", {"vdpa *": (1, "kernel answers: No such device")})
+    with pytest.raises(CommandError, match="No such device"):
+        released(lab, DEVICE)

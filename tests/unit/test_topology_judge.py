@@ -43,7 +43,7 @@ class Machines:
         lab: Any = SimpleNamespace(
             machines=self.machines, plan=SimpleNamespace(scenario=scenario), record=self.record, log_mark=self.mark
         )
-        return judge_machines(lab, self.logs, **options)
+        return judge_machines(lab, self.logs, **options)  # type: ignore[arg-type]
 
     def bad(self, **options: bool) -> list[tuple[str, Verdict, Level | None, str | None]]:
         checks = [check for check in self.judge(**options) if check.verdict is not Verdict.PASS]
@@ -112,9 +112,15 @@ def test_words_of_qemu_are_of_the_level_it_runs_at(machines: Machines) -> None:
     assert machines.bad() == [("clean QEMU stderr", Verdict.FAIL, Level.L1_QEMU, "l2")]
 
 
-def test_a_kernel_whose_ring_buffer_was_not_reached_is_judged_by_its_console(machines: Machines) -> None:
+def test_a_kernel_that_answers_and_whose_ring_buffer_could_not_be_read_is_unproven(machines: Machines) -> None:
+    machines.l2.state = State.READY
     machines.logs.dmesg["l2"] = None
-    assert machines.bad() == []
+    assert machines.bad() == [("kernel log", Verdict.ERROR, Level.LAB, "l2")]
+
+
+def test_a_kernel_that_answers_no_more_is_judged_by_its_console(machines: Machines) -> None:
+    machines.l2.state = State.EXITED
+    machines.logs.dmesg["l2"] = None
     machines.of_l2.says(SPLAT)
     assert [name for name, *_ in machines.bad()] == ["kernel log"]
 
@@ -148,3 +154,10 @@ def test_what_is_expected_of_a_qemu_is_looked_for_in_its_words(machines: Machine
     machines.expect = [Expected(level=Level.L1_QEMU, pattern="map fail")]
     machines.of_l2.stderr.write_text("qemu-system-x86_64: vhost vdpa map fail!\n")
     assert machines.bad() == []
+
+
+def test_leaks_that_kmemleak_finds(machines: Machines) -> None:
+    machines.logs.leaks["l1"] = ""
+    assert machines.bad() == []
+    machines.logs.leaks["l1"] = "unreferenced object 0xffff888003a5c000 (size 64):"
+    assert machines.bad() == [("kernel memory leaks", Verdict.FAIL, Level.L1_KERNEL, "l1")]
