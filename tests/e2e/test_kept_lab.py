@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import re
 import signal
 import sys
@@ -53,7 +54,10 @@ def typed(run_dir: Path, machine: str, line: str) -> tuple[int, str]:
     with proc.spawn(argv, stdin=terminal, stdout=terminal, stderr=terminal) as shell:
         os.close(terminal)
         screen = b""
-        while not screen.rstrip().endswith(b"#"):
+        # Not at the end: busybox's shell asks the terminal where its cursor is, after the prompt.
+        prompt = Deadline(60)
+        while b"#" not in screen:
+            assert select.select([user], [], [], prompt.left())[0], f"no prompt in {screen!r}"
             screen += os.read(user, 4096)
         os.write(user, line.encode() + b"\n")
         status = shell.wait(Deadline(60))
