@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
-import select
 import re
+import select
 import signal
 import sys
 from collections.abc import Iterator
