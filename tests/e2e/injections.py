@@ -174,6 +174,18 @@ def full_disk(stage: Stage) -> Ended:
         return ended
 
 
+def interrupted_build(stage: Stage) -> Ended:
+    """Ctrl-C while an artifact is being built."""
+    with own_store(stage, but="guest-image") as cli:
+        with cli.running(IN_L1) as running:
+            running.wait_event(lambda event: "taking programs out" in event.get("text", ""), "the build")
+            running.interrupt()
+            ended = running.end()
+        assert not list((cli.cache / "artifacts/entries").glob("guest-image/*"))
+        assert not list((cli.cache / "artifacts/tmp").iterdir())
+        return ended
+
+
 @contextmanager
 def own_store(stage: Stage, *, but: str) -> Iterator[Cli]:
     """A lab with a store of its own: links to the shared artifacts, except to those of one name."""

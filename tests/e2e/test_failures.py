@@ -118,6 +118,7 @@ TABLE: dict[str, Case] = {
         during("exercise", kill("runner.json", signal.SIGKILL, "pid"), IN_L1, *LONG),
         "ERROR", "lab", None, "the runner was killed by signal 9 during exercise",
     ),
+    "Ctrl-C in artifacts": Case(interrupted_build, "ERROR", "lab", None, "interrupted", status=INTERRUPTED),
     "Ctrl-C in machines": Case(
         interrupted_in("machines", IN_L1), "ERROR", "lab", None, "interrupted", status=INTERRUPTED
     ),

@@ -22,9 +22,8 @@ pytestmark = pytest.mark.nightly
 # What a run may leave is what it found: devices, namespaces, interfaces, files, processes (modules stay by design).
 LOOK = """
 vdpa -j dev show
-ls /sys/bus/vdpa/devices /run/netns 2>/dev/null
-cat /sys/bus/vdpa/drivers_autoprobe 2>/dev/null || echo 1
-ls /sys/class/net /run/vdpalab 2>/dev/null
+cat /sys/bus/vdpa/drivers_autoprobe
+find /sys/bus/vdpa/devices /sys/class/net /run/netns /run/vdpalab -mindepth 1 2>/dev/null | sort
 ps axo comm | grep -E 'qemu|iperf3|fio|socat|tail' || echo no process
 """
 
@@ -39,7 +38,7 @@ class Machine:
 
     def look(self) -> str:
         """What there is on it of which a run could leave something."""
-        self.sh("modprobe -a vdpa vhost_vdpa virtio_vdpa vdpa_sim_net")
+        self.sh("modprobe vdpa")
         return self.sh(LOOK)
 
     def sh(self, script: str) -> str:
