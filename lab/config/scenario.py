@@ -57,7 +57,7 @@ class Iperf3(Strict):
     kind: Literal["iperf3"]
     streams: Annotated[list[Iperf3Stream], Field(min_length=1)]
     min_mbit_s: Annotated[float, Field(ge=0)] = Field(0.1, description="each TCP stream set must reach this")
-    max_udp_loss_percent: Annotated[float, Field(ge=0, le=100)] = 90
+    max_udp_loss_percent: Annotated[float, Field(ge=0, le=100)] = 50
 
 
 class FioJob(Strict):

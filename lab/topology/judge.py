@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lab.checks import expectations, kernellog, qemulog
+from lab.config.scenario import Migrate
 from lab.machine.machine import Machine, State
 from lab.model import Check, Level
 from lab.topology.collect import Logs
@@ -81,7 +82,14 @@ def _kernel_of_real_host(lab: Lab, logs: Logs) -> list[Check]:
 
 def _stderr(lab: Lab, name: str, machine: Machine) -> list[Check]:
     text = machine.process.stderr.read_text(errors="replace") if machine.process.stderr.exists() else None
-    return qemulog.judge(text, machine=name, level=machine.process.level, expected=lab.plan.scenario.expect)
+    scenario = lab.plan.scenario
+    return qemulog.judge(
+        text,
+        machine=name,
+        level=machine.process.level,
+        expected=scenario.expect,
+        migrates=isinstance(scenario.action, Migrate),
+    )
 
 
 def _leaks(name: str, text: str) -> Check:

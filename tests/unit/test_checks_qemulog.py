@@ -110,3 +110,10 @@ def test_what_the_scenario_expects_is_no_failure() -> None:
 def test_stderr_that_could_not_be_read() -> None:
     check = judge(None)
     assert (check.verdict, check.level) == (Verdict.ERROR, Level.LAB)
+
+
+def test_a_queue_whose_state_is_lost_is_harmless_but_in_a_migration() -> None:
+    text = "qemu-system-x86_64: vhost VQ 0 ring restore failed: -1: Operation not permitted (1)\n"
+    for migrates, verdict in ((False, Verdict.PASS), (True, Verdict.FAIL)):
+        [check] = qemulog.judge(text, machine="l2", level=Level.L1_QEMU, migrates=migrates)
+        assert check.verdict is verdict

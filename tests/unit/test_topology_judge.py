@@ -39,7 +39,7 @@ class Machines:
             process.says(QUIET)
 
     def judge(self, **options: bool) -> list[Check]:
-        scenario = SimpleNamespace(expect=self.expect)
+        scenario = SimpleNamespace(expect=self.expect, action=None)
         lab: Any = SimpleNamespace(
             machines=self.machines, plan=SimpleNamespace(scenario=scenario), record=self.record, log_mark=self.mark
         )
