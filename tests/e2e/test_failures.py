@@ -32,6 +32,7 @@ from tests.e2e.injections import (
     flipped_byte,
     full_disk,
     gave_nothing_to_the_guest,
+    interrupted_build,
     interrupted_in,
     kill,
     lacking_module,
@@ -39,7 +40,7 @@ from tests.e2e.injections import (
     on,
     plainly,
     swap_identity,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ TABLE: dict[str, Case] = {
     ),
     "QEMU killed in L1": Case(
         during("exercise", on("l1", KILL_L2_QEMU), IN_L2, *LONG),
-        "FAIL", "l1-qemu", "l2", r"SIGKILL|killed by signal 9\b",
+        "FAIL", "l1-qemu", "l2", r"SIGKILL|killed by signal 9\b", "push",
     ),
     "QEMU crashed at L0": Case(
         during("exercise", kill("machines/l1/qemu.pid", signal.SIGSEGV), IN_L1, *LONG),
@@ -93,7 +94,8 @@ TABLE: dict[str, Case] = {
         plainly(str(SCENARIOS / "dead-iotlb_entries.toml")), "FAIL", "l1-qemu", "l2", "guest memory is not mapped",
     ),
     "dead data path: queue too long": Case(
-        plainly(str(SCENARIOS / "dead-rx_queue_size.toml")), "FAIL", "l1-qemu", "l2", "vhost could not be started",
+        plainly(str(SCENARIOS / "dead-rx_queue_size.toml")),
+        "FAIL", "l1-qemu", "l2", "vhost could not be started", "push",
     ),
     # No log says a word: that the device's own counters stand still is all there is to see.
     "dead data path: private RAM": Case(
@@ -116,7 +118,7 @@ TABLE: dict[str, Case] = {
     # What happens to the lab itself
     "runner killed": Case(
         during("exercise", kill("runner.json", signal.SIGKILL, "pid"), IN_L1, *LONG),
-        "ERROR", "lab", None, "the runner was killed by signal 9 during exercise",
+        "ERROR", "lab", None, "the runner was killed by signal 9 during exercise", "push",
     ),
     "Ctrl-C in artifacts": Case(interrupted_build, "ERROR", "lab", None, "interrupted", status=INTERRUPTED),
     "Ctrl-C in machines": Case(
