@@ -24,12 +24,13 @@ from lab.wait import Deadline, wait_until
 pytestmark = pytest.mark.push
 
 CLI = [sys.executable, "-P", "-m", "lab.cli"]
-UP_S = 900.0
+UP_S = 300.0
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[tuple[proc.Process, Path]]:
+def kept(artifacts: object, tmp_path: Path) -> Iterator[tuple[proc.Process, Path]]:
     """The process that keeps a lab with L1 and L2 up, and its run directory."""
+    assert artifacts  # built before, which may take longer than any test
     said = tmp_path / "said"
     argv = [*CLI, "run", "net-vp_vdpa-vhost_vdpa-iperf3", "--stop-at", "machines", "--keep"]
     with said.open("wb") as sink, proc.spawn(argv, stdout=sink, stderr=sink, grace_s=120) as keeper:
