@@ -6,6 +6,7 @@ A process of its own, because avocado takes over logging, stdout, signals and th
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,13 +17,11 @@ from avocado.core.nrunner.runnable import RUNNERS_REGISTRY_STANDALONE_EXECUTABLE
 from avocado.core.settings import settings
 from avocado.core.suite import TestSuite
 
+from lab.evidence.scratch import scratch
 from lab.jobs.parent import follow_parent
 from lab.jobs.runner import KIND
 from lab.jobs.spawner import GRACE_S
 from lab.report.job import JOB
-
-# What avocado appends is `/avocado_xxxxxxxx/.status_server.sock`, 40 bytes.
-_LONGEST_TMPDIR = 64
 
 # Results and system information are ours; what stays is avocado's job log.
 _DISABLED = [
@@ -35,7 +34,6 @@ _DISABLED = [
 def main() -> int:
     """Run the job that ``job.json`` describes; return avocado's exit code, which decides nothing."""
     follow_parent()
-    _room_for_a_socket()
     job_dir = Path(sys.argv[1])
     spec = json.loads((job_dir / JOB).read_text(encoding="utf-8"))
     settings.update_option("plugins.disable", _DISABLED)
@@ -45,14 +43,10 @@ def main() -> int:
     RUNNERS_REGISTRY_STANDALONE_EXECUTABLE[KIND] = [sys.executable, "-P", "-m", "lab.jobs.runner"]
     config = job_config(spec, job_dir)
     suite = TestSuite("", config=config, tests=[_runnable(run) for run in spec["runs"]])
-    with Job(config, [suite]) as job:
-        return int(job.run())
-
-
-def _room_for_a_socket() -> None:
-    """avocado puts its status socket into the temporary directory, and a UNIX socket's path ends at 108 bytes."""
-    if len(tempfile.gettempdir()) > _LONGEST_TMPDIR:
-        tempfile.tempdir = "/tmp"
+    with scratch(job_dir.parent) as temporary:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+        with Job(config, [suite]) as job:
+            return int(job.run())
 
 
 def job_config(spec: dict[str, Any], job_dir: Path) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from lab.config.request import RunRequest
 from lab.errors import DeadlineExceeded
 from lab.evidence.jobs import run_dirs
 from lab.evidence.record import owner_alive
-from lab.evidence.scratch import scratch
 from lab.jobs.parent import PARENT
 from lab.jobs.watch import Display, Watch
 from lab.model import Level, RunResult, Verdict
@@ -131,9 +130,8 @@ def _run_controller(job_dir: Path, watch: Watch, display: Display, interrupts: l
     argv = [sys.executable, "-P", "-m", "lab.jobs.controller", str(job_dir)]
     kept = False
     with (
-        scratch(job_dir.parent) as temporary,
         (job_dir / "avocado" / "controller.log").open("ab") as log,
-        proc.spawn(argv, env=_environment(temporary), stdout=log, stderr=log, grace_s=_TEARDOWN_S) as controller,
+        proc.spawn(argv, env={PARENT: str(os.getpid())}, stdout=log, stderr=log, grace_s=_TEARDOWN_S) as controller,
     ):
         answered, idle = 0, Deadline(_CONTROLLER_IDLE_S)
         while True:
@@ -148,10 +146,6 @@ def _run_controller(job_dir: Path, watch: Watch, display: Display, interrupts: l
                 idle = Deadline(_CONTROLLER_IDLE_S)
             elif idle.over():
                 return controller.stop(), kept
-
-
-def _environment(temporary: Path) -> dict[str, str]:
-    return {PARENT: str(os.getpid()), "TMPDIR": str(temporary)}
 
 
 def _interrupt(controller: proc.Process, display: Display, *, first: bool) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +58,12 @@ class Cli:
         """``links`` are the paths below the cache's root that are links into the shared one."""
         self.folder = folder
         self.cache = folder / "cache"
-        self.temporary = folder / "tmp"
+        # Short, for the sockets in it.
+        self.temporary = Path(tempfile.mkdtemp(prefix="e2e-"))
         # Put before the command line.
         self.prefix: tuple[str, ...] = ()
         self.env = {"VDPALAB_CACHE": str(self.cache), "TMPDIR": str(self.temporary)}
-        self.temporary.mkdir(parents=True)
-        self.cache.mkdir()
+        self.cache.mkdir(parents=True)
         for name in links:
             if not name.endswith(".json"):
                 (shared / name).mkdir(parents=True, exist_ok=True)
@@ -112,12 +113,15 @@ class Cli:
         return found
 
     def left_behind(self) -> list[str]:
-        """What is still there that belongs to no finished run, one line each."""
+        """What is still there that belongs to no finished run, one line each; asked once, at the end."""
         processes = [f"process {pid}: {argv}" for pid, argv in self.processes().items()]
         files = [str(path) for pattern in _ONLY_WHILE_UP for path in self.jobs.rglob(pattern)]
         sockets = [str(path) for path in self.cache.rglob("*") if path.is_socket()]
         owned = [f"{lock.parent} is locked" for lock in self.jobs.glob("*/*/owner.lock") if owner_alive(lock.parent)]
-        return processes + files + sockets + owned + [str(path) for path in self.temporary.iterdir()]
+        temporary = [str(path) for path in self.temporary.iterdir()]
+        if not temporary:
+            self.temporary.rmdir()
+        return processes + files + sockets + owned + temporary
 
 
 class Running:

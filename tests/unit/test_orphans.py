@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -124,6 +125,7 @@ def test_a_run_whose_directory_is_gone_is_dead(root: Path) -> None:
 
 
 def test_temporary_files_of_a_killed_job_go(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.evidence.scratch._LONGEST", 4096)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with scratch(root) as folder:
         (folder / "avocado_x").mkdir()
@@ -136,6 +138,17 @@ def test_temporary_files_of_a_killed_job_go(root: Path, tmp_path: Path, monkeypa
     said: list[str] = []
     clean_orphans(root, said.append)
     assert said == [f"removed: {folder}"]
+    assert not folder.exists()
+
+
+def test_temporary_files_have_room_for_a_sockets_path(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 20)))
+    with scratch(root) as folder, contextlib.closing(socket.socket(socket.AF_UNIX)) as server:
+        place = folder / "avocado_12345678" / ".status_server.sock"
+        place.parent.mkdir()
+        server.bind(str(place))
     assert not folder.exists()
 
 
