@@ -35,8 +35,14 @@ class Overlay:
     def apply(self, source: Path) -> None:
         """Lay it over unpacked kernel source. Raises BuildError naming a hunk that does not apply."""
         if self.tree:
-            shutil.copytree(self.tree, source, dirs_exist_ok=True)
+            shutil.copytree(self.tree, source, dirs_exist_ok=True, copy_function=_replace)
         patches.apply(self.series, source)
+
+
+def _replace(file: str, target: str) -> None:
+    """Copy a file over another that may be a link to the store's (kernelsource): a new file, never new content."""
+    Path(target).unlink(missing_ok=True)
+    shutil.copy2(file, target)
 
 
 def overlay(folder: Path, wish: Path | Literal["none"] | None) -> Overlay:

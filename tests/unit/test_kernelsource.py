@@ -154,4 +154,5 @@ def test_package_is_kept_and_unpacked(tmp_path: Path, progress: Progress) -> Non
         source.unpack(into, progress)
         assert (into / "Makefile").read_text() == "trixie 6.12.1-1"
         assert list(into.rglob("large.h")) == []
+        (into / "new").write_text("made by a build")
     assert apt.downloads == 1

@@ -6,6 +6,7 @@ import pytest
 
 from lab.artifacts.virtbus import overlay
 from lab.errors import BuildError, InputError
+from lab.proc import run
 
 DIFF = "--- a/Kconfig\n+++ b/Kconfig\n@@ -1 +1,2 @@\n one\n+two\n"
 
@@ -37,6 +38,15 @@ def test_files_and_hooks_are_laid_over(folder: Path, source: Path) -> None:
     assert (source / "drivers" / "bus.c").read_text() == "bus"
     assert (source / "drivers" / "old.c").read_text() == "old"
     assert (source / "Kconfig").read_text() == "one\ntwo\n"
+
+
+def test_linked_originals_stay_as_they_are(folder: Path, source: Path, tmp_path: Path) -> None:
+    (folder / "tree" / "drivers" / "old.c").write_text("new")
+    linked = tmp_path / "linked"
+    run(["cp", "-al", str(source), str(linked)])
+    overlay(folder, None).apply(linked)
+    assert ((linked / "drivers" / "old.c").read_text(), (linked / "Kconfig").read_text()) == ("new", "one\ntwo\n")
+    assert ((source / "drivers" / "old.c").read_text(), (source / "Kconfig").read_text()) == ("old", "one\n")
 
 
 def test_source_change_changes_the_inputs(folder: Path) -> None:
