@@ -96,7 +96,7 @@ def host_argv(spec: Host1, qemu: Sequence[str], qmp_fd: int) -> list[str]:
     """Command line of an L1. ``qmp_fd`` is the inherited end of the socketpair that carries QMP."""
     return [
         *qemu,
-        *_common(spec.name, spec.accel, spec.memory_mb, spec.cpus, cpu="max", irqchip=",kernel-irqchip=split"),
+        *_common(spec.name, spec.accel, spec.memory_mb, spec.cpus, cpu="max"),
         *_qmp(f"socket,id=qmp,fd={qmp_fd}"),
         *_boot(spec.boot),
         # One vIOMMU shape for everything: ats, device-iotlb and snoop-control each break some device (nested.md 5).
@@ -126,14 +126,13 @@ def guest_argv(spec: Guest2, qemu: Sequence[str]) -> list[str]:
     ]
 
 
-def _common(
-    name: str, accel: Accel, memory_mb: int, cpus: int, *, cpu: str, irqchip: str = "", shared_ram: bool = True
-) -> list[str]:
+def _common(name: str, accel: Accel, memory_mb: int, cpus: int, *, cpu: str, shared_ram: bool = True) -> list[str]:
     # Shared RAM: vdpa_sim maps only shared file-backed memory (vdpa.md 3.1), vfio-user servers need it too.
     ram = "memory-backend-memfd" if shared_ram else "memory-backend-ram"
     return [
         *["-name", name],
-        *["-M", f"q35{irqchip},memory-backend=ram,vmport=off,dump-guest-core=off"],
+        # split: the vIOMMU needs it, and kernels from 6.16 on may have no other (CONFIG_KVM_IOAPIC).
+        *["-M", "q35,kernel-irqchip=split,memory-backend=ram,vmport=off,dump-guest-core=off"],
         *["-object", f"{ram},id=ram,size={memory_mb}M,share={'on' if shared_ram else 'off'}"],
         *["-m", f"{memory_mb}M"],
         *["-accel", "kvm" if accel is Accel.KVM else "tcg,thread=multi"],

@@ -91,6 +91,7 @@ class Machine:
         status = self.process.poll()
         if status is None or status < 0:
             return None
+        self.end_expected = True
         words = tail(self.process.stderr.read_text(errors="replace"))
         return MachineError(f"{self.name}: QEMU refused to start\n{words}", log=self.process.stderr)
 
