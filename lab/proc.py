@@ -20,8 +20,9 @@ from lab.errors import CommandError, DeadlineExceeded
 from lab.model import Completed
 from lab.wait import Deadline
 
-# Environment variable that marks everything a run started; its value is the run directory.
+# Environment variables that mark everything a run or a build started; the value is the directory that it works in.
 RUN_MARK = "VDPALAB_RUN"
+BUILD_MARK = "VDPALAB_BUILD"
 
 PIPE = subprocess.PIPE
 
@@ -33,6 +34,7 @@ class Process:
 
     def __init__(self, popen: subprocess.Popen[bytes], argv: Sequence[str]) -> None:
         self._popen = popen
+        self._swept = False
         self.argv = tuple(argv)
 
     @property
@@ -51,29 +53,42 @@ class Process:
         return self._popen.stdout
 
     def poll(self) -> int | None:
-        """Exit status (negative: the signal), None while it runs."""
-        return self._popen.poll()
+        """Exit status (negative: the signal), None while it runs. What is left of its group ends with it."""
+        status = self._popen.poll()
+        if status is not None and not self._swept:
+            # Now and never again: once the group is empty, its number may be given to somebody else.
+            self._swept = True
+            self._signal_group(signal.SIGKILL)
+        return status
 
     def wait(self, deadline: Deadline) -> int:
         """Wait for the end and return the status. Raises DeadlineExceeded."""
         try:
-            return self._popen.wait(deadline.left())
+            self._popen.wait(deadline.left())
         except subprocess.TimeoutExpired:
             raise DeadlineExceeded(f"the end of {self.argv[0]} (pid {self.pid})", deadline.seconds) from None
+        status = self.poll()
+        assert status is not None
+        return status
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the child's whole group; a group that is gone is fine."""
+    def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the child's whole group; a child that has ended is fine."""
+        if self.poll() is None:
+            self._signal_group(number)
+
     def stop(self, grace_s: float = _GRACE_S) -> int:
         """SIGTERM, then SIGKILL after ``grace_s`` seconds, to the whole group; return the exit status."""
-        if self.poll() is None:
-            self.signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(grace_s)
-        self.signal(signal.SIGKILL)
-        status = self._popen.wait()
+        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, None)):
+            if self.poll() is None:
+                self._signal_group(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._popen.wait(patience_s)
+        status = self.poll()
+        assert status is not None
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if stream:
                 with contextlib.suppress(OSError):

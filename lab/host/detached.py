@@ -65,8 +65,10 @@ class Detached:
 
     def _signal(self, host: Host, name: str) -> None:
         # The one spelling that dash, busybox ash and bash all take: dash refuses `--`, and `-s TERM` with a group.
+        # The number of a group that has ended may be somebody else's.
+        script = '[ -e "$0/rc" ] || kill "-$1" "-$(cat "$0/pid")"'
         try:
-            host.run(["sh", "-c", 'kill "-$1" "-$(cat "$0/pid")"', self.folder, name], check=False)
+            host.run(["sh", "-c", script, self.folder, name], check=False)
         except Unreachable:
             return
 

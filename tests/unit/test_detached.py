@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import proc
 from lab.errors import CommandError, DeadlineExceeded
 from lab.evidence.record import Record
 from lab.host import detached
@@ -56,6 +57,17 @@ def test_what_is_printed_on_the_way_out_is_kept(host: LocalHost) -> None:
     done = job.finish(host, 10)
     assert (done.returncode, done.stdout) == (0, b"ready\nlast words\n")
     job.stop(host)
+
+
+def test_the_group_of_a_job_that_has_ended_is_not_signalled(host: LocalHost) -> None:
+    """Its number may be somebody else's by then; here it is this test's own."""
+    job = detached.start(host, ["true"])
+    job.finish(host, 10)
+    with proc.spawn(["sleep", "60"]) as other:
+        (Path(job.folder) / "pid").write_text(f"{other.pid}\n")
+        job.stop(host)
+        job.kill(host)
+        assert other.poll() is None
 
 
 def test_a_job_whose_files_are_gone(host: LocalHost, tmp_path: Path) -> None:

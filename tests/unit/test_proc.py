@@ -108,6 +108,17 @@ def test_a_signal_to_a_group_that_is_gone_is_fine() -> None:
     assert child.stop() == 0
 
 
+def test_a_group_that_has_ended_is_never_signalled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be somebody else's by then."""
+    with proc.spawn(["true"]) as child:
+        child.wait(Deadline(10))
+        signalled: list[int] = []
+        monkeypatch.setattr(os, "killpg", lambda group, _number: signalled.append(group))
+        child.signal(signal.SIGTERM)
+    assert child.stop() == 0
+    assert not signalled
+
+
 def test_a_long_command_is_logged_line_by_line(tmp_path: Path) -> None:
     log = tmp_path / "build.log"
     lines: list[str] = []
