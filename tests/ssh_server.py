@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import IO
 
 import paramiko
-from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, MSG_CHANNEL_SUCCESS, OPEN_SUCCEEDED
 
 from lab import proc
 from lab.host.ssh import SshAddress
 from lab.machine.keys import KeyPair, make_key
 from lab.wait import Deadline
+
+# A command upon which the server says nothing to anybody for a while, as a machine does whose kernel hangs.
+FREEZES = "freeze"
+_FROZEN_S = 2.0
 
 
 @contextlib.contextmanager
@@ -41,7 +45,7 @@ def _accept(listener: socket.socket, own: paramiko.PKey, allowed: paramiko.PKey)
 def _serve_one(connection: socket.socket, own: paramiko.PKey, allowed: paramiko.PKey) -> None:
     # A client that hangs up is part of the tests.
     ended = contextlib.suppress(paramiko.SSHException, EOFError, OSError)
-    with contextlib.closing(paramiko.Transport(connection)) as transport, ended:
+    with contextlib.closing(_Transport(connection)) as transport, ended:
         transport.add_server_key(own)
         server = _Server(allowed)
         transport.start_server(server=server)
@@ -51,6 +55,20 @@ def _serve_one(connection: socket.socket, own: paramiko.PKey, allowed: paramiko.
                 kept.append(channel)
                 if destination := server.destinations.pop(channel.get_id(), None):
                     kept.append(_forward(channel, destination))
+
+
+class _Transport(paramiko.Transport):
+    """Starts a command when its client was told that it will: its end must not overtake that word."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.waiting: dict[int, tuple[paramiko.Channel, str]] = {}
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        super()._send_user_message(data)  # type: ignore[misc]  # the one place where the answer can be seen to go
+        packet = data.asbytes()
+        if packet[0] == MSG_CHANNEL_SUCCESS and (begun := self.waiting.pop(int.from_bytes(packet[1:5], "big"), None)):
+            threading.Thread(target=_run, args=begun, daemon=True).start()
 
 
 def _forward(channel: paramiko.Channel, destination: tuple[str, int]) -> object:
@@ -106,7 +124,11 @@ class _Server(paramiko.ServerInterface):
         return self.check_channel_exec_request(channel, b"read line; echo you said $line")
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=_run, args=(channel, command.decode()), daemon=True).start()
+        transport = channel.get_transport()
+        assert isinstance(transport, _Transport)
+        if command == FREEZES.encode():
+            threading.Event().wait(_FROZEN_S)
+        transport.waiting[channel.remote_chanid] = (channel, command.decode())
         return True
 
     def check_channel_direct_tcpip_request(

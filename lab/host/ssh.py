@@ -10,6 +10,7 @@ import base64
 import contextlib
 import select
 import shlex
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from lab.evidence.record import Record
 from lab.host.base import Host, Stream
 from lab.model import Completed
 from lab.wait import Deadline
+
+# paramiko tells by a pipe that there is something to read, and can lose such a word: one thread sets its PosixPipe and
+# OrPipe while another clears them, without a lock. So it is not trusted for longer than this, in seconds.
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -83,13 +88,15 @@ class SshHost(Host):
     def _execute(self, argv: Sequence[str], data: bytes, deadline: Deadline) -> Completed:
         begin = time.monotonic()
         channel = self._session()
+        what = f"{self.name}: the end of {shlex.join(argv)[:120]}"
         with contextlib.closing(channel):
             with self._losing(f"running {shlex.join(argv)[:120]}"):
-                channel.exec_command(shlex.join(argv))
-                if data:
-                    channel.sendall(data)
-                channel.shutdown_write()
-                out, err = _drain(channel, deadline, f"{self.name}: the end of {shlex.join(argv)[:120]}")
+                with _closed_when_over(channel, deadline, what):
+                    channel.exec_command(shlex.join(argv))
+                    if data:
+                        channel.sendall(data)
+                    channel.shutdown_write()
+                out, err = _drain(channel, deadline, what)
             status = channel.recv_exit_status()
         # paramiko says -1 both for "killed by a signal" and for "the connection is lost".
         if status == -1 and not self._transport.is_active():
@@ -141,6 +148,21 @@ class _SshStream(Stream):
         self._channel.close()
 
 
+@contextlib.contextmanager
+def _closed_when_over(channel: paramiko.Channel, deadline: Deadline, what: str) -> Iterator[None]:
+    """Close a channel when the time is up: paramiko waits for an answer, or for room to send, without a limit."""
+    timer = threading.Timer(deadline.left(), channel.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (paramiko.SSHException, OSError):
+        deadline.check(what)
+        raise
+    finally:
+        timer.cancel()
+
+
 def _drain(channel: paramiko.Channel, deadline: Deadline, what: str) -> tuple[bytes, bytes]:
     out, err = bytearray(), bytearray()
     while True:
@@ -152,7 +174,7 @@ def _drain(channel: paramiko.Channel, deadline: Deadline, what: str) -> tuple[by
         if ended and (channel.closed or channel.status_event.wait(deadline.left())):
             return bytes(out), bytes(err)
         deadline.check(what)
-        select.select([channel], [], [], deadline.left())
+        select.select([channel], [], [], min(_LOOK_S, deadline.left()))
 
 
 def connect(

@@ -6,17 +6,20 @@ import contextlib
 import dataclasses
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paramiko.pipe import PosixPipe
 
 from lab.errors import CommandError, DeadlineExceeded, Unreachable
 from lab.evidence.record import Record
+from lab.host import ssh
 from lab.host.ssh import SshAddress, SshHost, connect
 from lab.machine.keys import KeyPair, make_key
 from lab.wait import Deadline
-from tests.ssh_server import serve
+from tests.ssh_server import FREEZES, serve
 
 
 @pytest.fixture
@@ -65,6 +68,21 @@ def test_a_command_that_does_not_end_in_time(host: SshHost) -> None:
     with pytest.raises(DeadlineExceeded, match="l1: the end of sleep 5"):
         host.run(["sleep", "5"], timeout_s=0.2)
     assert host.run(["echo", "still here"]).text == "still here"
+
+
+def test_a_server_that_freezes_holds_nobody_for_longer_than_the_limit(host: SshHost) -> None:
+    """paramiko itself would wait for the answer without one."""
+    begin = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="l1: the end of freeze"):
+        host.run([FREEZES], timeout_s=0.2)
+    assert time.monotonic() - begin < 1.5
+
+
+def test_a_word_that_paramiko_loses_costs_a_moment(host: SshHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pipe says that there is something to read, and is set and cleared by two threads without a lock."""
+    monkeypatch.setattr(PosixPipe, "set", lambda _pipe: None)
+    monkeypatch.setattr(ssh, "_LOOK_S", 0.02)
+    assert host.run(["echo", "heard"], timeout_s=5).text == "heard"
 
 
 def test_a_stream(host: SshHost) -> None:
