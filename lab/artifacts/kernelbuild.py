@@ -135,6 +135,8 @@ def _has_debug_info(source: Path) -> bool:
 
 def _environment(source: Path) -> dict[str, str]:
     own = {"CCACHE_DIR": str(cache_root() / "ccache"), "CCACHE_MAXSIZE": "4G", "CCACHE_BASEDIR": str(source)}
+    # kbuild has gcc write dependencies anyway: with them ccache needs no preprocessor run of its own (ccache(1)).
+    own["CCACHE_DEPEND"] = "1"
     kept = {name: os.environ.get(name, value) for name, value in own.items()}
     # What a kernel developer's shell may have set for other builds.
     fixed = {"ARCH": "x86", "CROSS_COMPILE": "", "KBUILD_OUTPUT": "", "KCFLAGS": "", "MAKEFLAGS": ""}

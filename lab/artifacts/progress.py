@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lab.errors import BuildError
-from lab.proc import run_logged
+from lab.proc import BUILD_MARK, run_logged
 
 # A person watching wants a sign of life, and a log of CI not a line per object.
 _REPORT_EVERY_S = 5.0
@@ -66,7 +66,9 @@ class Progress:
         """Run a command with its output in the log. Raises BuildError with the error lines when it fails."""
         self._errors.clear()
         self._tail.clear()
-        status = run_logged(argv, self.log, cwd=cwd, env=env, on_line=self.line)
+        # Should this process be killed, the next builder finds what goes on (lab.artifacts.store).
+        marked = {**(env or {}), BUILD_MARK: str(self.scratch.parent)}
+        status = run_logged(argv, self.log, cwd=cwd, env=marked, on_line=self.line)
         if status != 0:
             raise BuildError(f"{what} failed (status {status}):\n" + "\n".join(self.errors()))
 

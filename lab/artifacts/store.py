@@ -28,6 +28,8 @@ from lab.artifacts.digest import file_digest, tree_digest
 from lab.artifacts.entry import Entry, problems, read_entry, write_manifest
 from lab.artifacts.progress import Progress
 from lab.errors import BuildError, InputError, LabError
+from lab.evidence import marks
+from lab.proc import BUILD_MARK
 
 __all__ = ["Artifact", "Entry", "Progress", "Recipe", "Store", "cache_root", "file_digest", "tree_digest"]
 
@@ -156,7 +158,7 @@ class Store:
             with contextlib.suppress(Timeout), self._lock(folder.name).acquire(timeout=0):
                 dead.append(folder)
                 if not dry_run:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    _remove_dead_build(folder)
         return dead
 
     # One build
@@ -165,7 +167,7 @@ class Store:
         self._report(f"{recipe.name}: building, because {why}")
         self.clean_dead_builds(but=recipe)
         work = self.root / "tmp" / _label(recipe)
-        shutil.rmtree(work, ignore_errors=True)
+        _remove_dead_build(work)
         log = self.root / "logs" / f"{_label(recipe)}.log"
         begin = time.monotonic()
         try:
@@ -263,6 +265,12 @@ class Store:
 
 def _label(recipe: Recipe) -> str:
     return f"{recipe.name}@{recipe.key}"
+
+
+def _remove_dead_build(work: Path) -> None:
+    """Remove what a killed builder left, with the commands of it that go on: they would write into the next build."""
+    marks.end(marks.marked(work.parent, BUILD_MARK).get(work, {}), work, BUILD_MARK)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:

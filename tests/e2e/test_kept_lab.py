@@ -17,7 +17,8 @@ import pytest
 from lab import proc
 from lab.artifacts.store import cache_root
 from lab.cli.measure import descendants
-from lab.evidence.orphans import find_orphans, marked
+from lab.evidence.marks import marked
+from lab.evidence.orphans import find_orphans
 from lab.evidence.record import owner_alive
 from lab.wait import Deadline, wait_until
 
@@ -90,14 +91,14 @@ def test_a_kept_lab_is_entered_and_what_a_kill_leaves_is_cleaned(kept: tuple[pro
 
 def _kill_and_clean(keeper: proc.Process, run_dir: Path) -> None:
     root = cache_root() / "jobs"
-    [qemu] = marked(root)[run_dir]
+    [qemu] = marked(root, proc.RUN_MARK)[run_dir]
     for pid in descendants(keeper.pid) - {qemu}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not owner_alive(run_dir), Deadline(20), "the end of the lab")
     # A run of another test may come first and do it; the outcome is the same.
     proc.run([*CLI, "clean"])
-    assert run_dir not in marked(root)
+    assert run_dir not in marked(root, proc.RUN_MARK)
     assert run_dir not in [found.run_dir for found in find_orphans(root)]
     assert not (run_dir / "secrets").exists()
     assert not list(run_dir.glob("machines/l1/*.qcow2"))

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lab import proc
-from lab.evidence.orphans import clean_orphans, find_orphans, marked
+from lab.evidence.marks import marked
+from lab.evidence.orphans import clean_orphans, find_orphans
 from lab.evidence.record import OWNER_LOCK, Record, disowned, owner_alive
 from lab.evidence.scratch import scratch
 from lab.wait import Deadline, wait_until
@@ -41,7 +42,9 @@ def run_dir(root: Path) -> Path:
 @pytest.fixture
 def child(run_dir: Path) -> Iterator[proc.Process]:
     with proc.spawn(["sleep", "60"], env={proc.RUN_MARK: str(run_dir)}) as process:
-        wait_until(lambda: process.pid in marked(run_dir.parents[1]).get(run_dir, {}), Deadline(10), "the mark")
+        wait_until(
+            lambda: process.pid in marked(run_dir.parents[1], proc.RUN_MARK).get(run_dir, {}), Deadline(10), "the mark"
+        )
         yield process
 
 
@@ -75,10 +78,14 @@ def test_looking_touches_nothing(root: Path, run_dir: Path, child: proc.Process)
     assert (run_dir / "machines/l1/root.qcow2").exists()
 
 
+def program_of(root: Path, run_dir: Path, pid: int) -> str | None:
+    return marked(root, proc.RUN_MARK).get(run_dir, {}).get(pid)
+
+
 def test_a_bundled_qemu_is_called_by_its_name(root: Path, run_dir: Path) -> None:
     argv = ["sh", "-c", "read line", "--library-path", "/q/lib", "/q/bin/qemu-system-x86_64", "-name", "l1"]
     with proc.spawn(argv, env={proc.RUN_MARK: str(run_dir)}, stdin=proc.PIPE) as child:
-        wait_until(lambda: marked(root).get(run_dir, {}).get(child.pid) == "qemu-system-x86_64", Deadline(10), "it")
+        wait_until(lambda: program_of(root, run_dir, child.pid) == "qemu-system-x86_64", Deadline(10), "it")
 
 
 def test_what_a_process_removes_itself_is_not_news(root: Path, run_dir: Path) -> None:
@@ -119,7 +126,7 @@ def test_a_run_whose_directory_is_gone_is_dead(root: Path) -> None:
     gone = root / "20260101-000000-abcd" / "001-gone"
     root.mkdir()
     with proc.spawn(["sleep", "60"], env={proc.RUN_MARK: str(gone)}) as child:
-        wait_until(lambda: marked(root), Deadline(10), "the mark")
+        wait_until(lambda: marked(root, proc.RUN_MARK), Deadline(10), "the mark")
         assert [cleaned.run_dir for cleaned in clean_orphans(root, print)] == [gone]
         assert child.wait(Deadline(10)) == -15
 
@@ -156,13 +163,16 @@ def test_other_jobs_and_unmarked_processes_are_none_of_ours(root: Path, tmp_path
     root.mkdir()
     elsewhere = {proc.RUN_MARK: str(tmp_path / "elsewhere" / "job" / "run")}
     with proc.spawn(["sleep", "60"], env=elsewhere) as other, proc.spawn(["sleep", "60"]) as unmarked:
-        wait_until(lambda: marked(tmp_path), Deadline(10), "the mark")
+        wait_until(lambda: marked(tmp_path, proc.RUN_MARK), Deadline(10), "the mark")
         assert clean_orphans(root, print) == []
         assert [other.poll(), unmarked.poll()] == [None, None]
 
 
 def test_the_cleaner_never_ends_itself(root: Path, run_dir: Path) -> None:
-    code = f"from pathlib import Path; from lab.evidence.orphans import marked; print(marked(Path({str(root)!r})))"
+    code = (
+        "from pathlib import Path; from lab.evidence.marks import marked; from lab.proc import RUN_MARK; "
+        f"print(marked(Path({str(root)!r}), RUN_MARK))"
+    )
     assert proc.run([sys.executable, "-c", code], env={proc.RUN_MARK: str(run_dir)}).text == "{}"
 
 

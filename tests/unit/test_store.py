@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import proc
 from lab.artifacts.store import Progress, Recipe, Store, cache_root
 from lab.errors import BuildError, InputError
 
@@ -306,3 +307,22 @@ def test_unwritable_cache_is_an_error_of_the_lab(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="Not a directory"):
         Store(tmp_path / "file").get(recipe())
+
+
+@pytest.mark.parametrize("by", ["the next build", "gc"])
+def test_commands_that_a_killed_builder_left_are_ended(by: str, store: Store) -> None:
+    """They would go on writing into the directory that the next build works in."""
+    work = store.root / "tmp" / f"thing@{recipe().key}"
+    (work / "scratch").mkdir(parents=True)
+    with proc.spawn(["sleep", "60"], env={proc.BUILD_MARK: str(work)}) as left, proc.spawn(["sleep", "60"]) as other:
+        store.get(recipe()) if by == "the next build" else store.clean_dead_builds()
+        assert left.poll() == -15
+        assert other.poll() is None
+
+
+def test_what_a_builder_starts_carries_its_mark(store: Store) -> None:
+    def build(into: Path, progress: Progress) -> None:
+        progress.run(["sh", "-c", f'printf %s "${proc.BUILD_MARK}" >"$0"', str(into / "mark")], what="a mark")
+
+    made = store.get(recipe(build=build))
+    assert (made.path / "mark").read_text() == str(store.root / "tmp" / f"thing@{made.key}")
