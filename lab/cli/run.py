@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -208,18 +209,25 @@ def _conclude(job_dir: Path, outcome: JobOutcome, as_json: bool) -> ExitStatus:
     from lab.report.result import document, dumps
 
     results = [*outcome.results, *outcome.engine_failed]
+    status = exit_code(results, outcome.interrupted)
     try:
         write_reports(job_dir, outcome.engine_failed)
     except OSError as error:
         # A full disk: what is known is still told, and the status says it.
         click.echo(f"vdpalab: the report could not be written: {error}", err=True)
+        status = status if outcome.interrupted else ExitStatus.ERROR
     if as_json:
         click.echo(dumps(document(job_dir, results)), nl=False)
     else:
         _print(job_dir, results)
     if outcome.not_started:
-        click.echo(f"not started: {', '.join(outcome.not_started)}", err=True)
-    return exit_code(results, outcome.interrupted)
+        click.echo(f"not started: {_counted(outcome.not_started)}", err=True)
+    return status
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Each name once, with how often it stands there: `--until-fail` alone plans hundreds of rounds."""
+    return ", ".join(f"{name} ({count} times)" if count > 1 else name for name, count in Counter(names).items())
 
 
 def _print(job_dir: Path, results: Sequence[RunResult]) -> None:

@@ -152,6 +152,12 @@ def test_an_interrupted_job_tells_what_it_has(fake: Engine, capsys: pytest.Captu
     assert f"not started: {SECOND}" in captured.err
 
 
+def test_rounds_that_were_not_started_are_counted(fake: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.results, fake.not_started = [FAILED], [FIRST] * 998
+    assert main(["run", FIRST, "--until-fail"]) == 1
+    assert f"not started: {FIRST} (998 times)\n" in capsys.readouterr().err
+
+
 def test_runs_that_never_started_are_errors(fake: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     fake.engine_failed = [replace(ERROR, scenario="lost", run_dir="/job/002-lost")]
     assert main(["run", FIRST, "--json"]) == 3
@@ -165,7 +171,7 @@ def test_a_full_disk_does_not_hide_the_results(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lab.report.job.write_reports", full)
-    assert main(["run", FIRST]) == 0
+    assert main(["run", FIRST]) == 3
     captured = capsys.readouterr()
     assert "PASS" in captured.out
     assert "No space left on device" in captured.err
