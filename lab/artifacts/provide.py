@@ -54,7 +54,9 @@ def provide(store: Store, options: ArtifactOptions) -> Artifacts:
         tree=options.kernel_tree,
         ref=options.kernel_ref,
         image=options.kernel_image,
+        modules=options.kernel_modules,
         patches=options.patches,
+        virtbus=options.virtbus,
     )
     host = host_image(store, update=options.update)
     return Artifacts(

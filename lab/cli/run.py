@@ -47,6 +47,16 @@ def _complete_kernels(_ctx: click.Context, _param: click.Parameter, incomplete: 
 _PATH = click.Path(path_type=Path, resolve_path=True)
 
 
+class _Series(click.Path):
+    """A path, or the word ``none``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "none" else super().convert(value, param, ctx)
+
+
+_SERIES = _Series(path_type=Path, resolve_path=True)
+
+
 @click.command("run", cls=_RunCommand)
 @click.argument("names", nargs=-1, metavar="NAME|FILE|SUITE...", shell_complete=_complete_names)
 @click.option(
@@ -64,7 +74,9 @@ _PATH = click.Path(path_type=Path, resolve_path=True)
 @click.option("--kernel-tree", type=_PATH, help="Build this kernel source tree; it is not written to")
 @click.option("--kernel-ref", help="Commit, tag or branch of --kernel-tree  [default: the tree as it is]")
 @click.option("--kernel-image", type=_PATH, help="Use this built kernel")
+@click.option("--kernel-modules", type=_PATH, help="... and its modules: what has lib/modules")
 @click.option("--patch", "patches", type=_PATH, multiple=True, help="Apply a patch, mbox or quilt series to the kernel")
+@click.option("--virtbus", type=_SERIES, metavar="SERIES|none", help="In place of the lab's own virtbus")
 @click.option("--qemu-l0", type=_PATH, help="QEMU for L1, on this machine")
 @click.option("--qemu-l1", type=_PATH, help="QEMU for L2, inside L1")
 @click.option("--tag", "tags", multiple=True, help="Only scenarios with one of these tags; alone: of all scenarios")

@@ -19,7 +19,9 @@ class ArtifactOptions(Strict):
     kernel_tree: Path | None = None
     kernel_ref: str | None = None
     kernel_image: Path | None = None
+    kernel_modules: Path | None = None
     patches: tuple[Path, ...] = ()
+    virtbus: Path | Literal["none"] | None = None
     qemu_l0: Path | None = None
     qemu_l1: Path | None = None
     update: bool = False

@@ -27,6 +27,8 @@ def _artifact_words(options: ArtifactOptions) -> list[str]:
         ("--kernel-tree", options.kernel_tree),
         ("--kernel-ref", options.kernel_ref),
         ("--kernel-image", options.kernel_image),
+        ("--kernel-modules", options.kernel_modules),
+        ("--virtbus", options.virtbus),
         ("--qemu-l0", options.qemu_l0),
         ("--qemu-l1", options.qemu_l1),
     ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lab.config.catalog import load_scenario, load_site
@@ -174,6 +175,8 @@ def _missing_files(request: RunRequest) -> list[str]:
     files = {
         "--kernel-tree": options.kernel_tree,
         "--kernel-image": options.kernel_image,
+        "--kernel-modules": options.kernel_modules,
+        "--virtbus": options.virtbus if isinstance(options.virtbus, Path) else None,
         "--qemu-l0": options.qemu_l0,
         "--qemu-l1": options.qemu_l1,
     }
@@ -181,8 +184,10 @@ def _missing_files(request: RunRequest) -> list[str]:
     missing += [f"--patch: {path} does not exist" for path in options.patches if not path.exists()]
     if options.kernel_ref and not options.kernel_tree:
         missing.append("--kernel-ref needs --kernel-tree")
-    if options.kernel_image and (options.kernel_tree or options.patches):
-        missing.append("--kernel-image is prebuilt: --kernel-tree and --patch do not go with it")
+    if options.kernel_image and (options.kernel_tree or options.patches or options.virtbus):
+        missing.append("--kernel-image is prebuilt: --kernel-tree, --patch and --virtbus do not go with it")
+    if options.kernel_modules and not options.kernel_image:
+        missing.append("--kernel-modules needs --kernel-image")
     return missing
 
 

@@ -97,6 +97,21 @@ def test_every_option_reaches_the_request(fake: Engine, tmp_path: Path) -> None:
     assert run.ram_mb > 1000
 
 
+def test_virtbus_is_a_series_or_none(fake: Engine, tmp_path: Path) -> None:
+    (tmp_path / "series").touch()
+    for word, wanted in (("none", "none"), (f"{tmp_path}/series", tmp_path / "series")):
+        assert main(["run", FIRST, "--virtbus", word]) == 0
+        assert fake.runs[0].request.artifacts.virtbus == wanted
+
+
+def test_a_finished_kernel_and_its_modules(fake: Engine, tmp_path: Path) -> None:
+    (tmp_path / "image").touch()
+    argv = ["run", FIRST, "--kernel-image", str(tmp_path / "image"), "--kernel-modules", str(tmp_path)]
+    assert main(argv) == 0
+    artifacts = fake.runs[0].request.artifacts
+    assert (artifacts.kernel_image, artifacts.kernel_modules) == (tmp_path / "image", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "keep"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
@@ -10,8 +11,11 @@ from pydantic import ValidationError
 from lab.config.request import ArtifactOptions, RunRequest
 
 
-def test_a_request_survives_its_way_as_json() -> None:
-    options = ArtifactOptions(kernel="debug", patches=(Path("/a.patch"), Path("/b.patch")), qemu_l0=Path("/q"))
+@pytest.mark.parametrize("virtbus", [None, "none", Path("/series")])
+def test_a_request_survives_its_way_as_json(virtbus: Path | Literal["none"] | None) -> None:
+    options = ArtifactOptions(
+        kernel="debug", patches=(Path("/a.patch"), Path("/b.patch")), virtbus=virtbus, qemu_l0=Path("/q")
+    )
     request = RunRequest(
         scenario="x", overrides=("a.b=1", "c=d e"), artifacts=options, accel="tcg", keep="on-fail", stop_at="attach"
     )

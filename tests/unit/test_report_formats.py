@@ -152,7 +152,9 @@ def test_repeat_command_says_everything_that_was_asked() -> None:
             kernel="debug",
             kernel_tree=Path("/src/linux"),
             kernel_ref="v6.12",
+            kernel_modules=Path("/m"),
             patches=(Path("/p1"), Path("/p2")),
+            virtbus="none",
             qemu_l0=Path("/q0"),
             qemu_l1=Path("/q1"),
         ),
@@ -163,6 +165,6 @@ def test_repeat_command_says_everything_that_was_asked() -> None:
     )
     assert repeat_command(request) == (
         "vdpalab run 'my dir/x.toml' --site lab --set 'a.b=1 2' --kernel debug --kernel-tree /src/linux "
-        "--kernel-ref v6.12 --qemu-l0 /q0 --qemu-l1 /q1 --patch /p1 --patch /p2 --accel tcg --cold --pcap "
-        "--stop-at attach"
+        "--kernel-ref v6.12 --kernel-modules /m --virtbus none --qemu-l0 /q0 --qemu-l1 /q1 --patch /p1 --patch /p2 "
+        "--accel tcg --cold --pcap --stop-at attach"
     )

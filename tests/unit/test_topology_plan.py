@@ -110,6 +110,9 @@ def test_contradictions_carry_the_name_of_the_scenario() -> None:
         ({"kernel_ref": "v6.12"}, "--kernel-ref needs --kernel-tree"),
         ({"kernel_image": Path("/"), "patches": (Path("/"),)}, "--kernel-image is prebuilt"),
         ({"kernel_image": Path("/"), "kernel_tree": Path("/")}, "--kernel-image is prebuilt"),
+        ({"kernel_image": Path("/"), "virtbus": "none"}, "--kernel-image is prebuilt"),
+        ({"kernel_modules": Path("/")}, "--kernel-modules needs --kernel-image"),
+        ({"virtbus": Path("/absent")}, "--virtbus: /absent does not exist"),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, Any], problem: str) -> None:
