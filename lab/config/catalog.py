@@ -32,11 +32,15 @@ def load_scenario(name: str, overrides: Sequence[str] = ()) -> tuple[str, Scenar
     """Read a scenario by name or by the path of its file; return its name too. Raises InputError."""
     path = _path("scenarios", name)
     data = read_toml(path)
-    problems = [problem for item in overrides if (problem := _override(data, item))]
-    if problems:
-        raise InputError([f"--set {problem}" for problem in problems])
+    problems = [f"--set {problem}" for item in overrides if (problem := _override(data, item))]
     where = f"{path}" if not overrides else f"{path} with --set {' '.join(overrides)}"
-    return path.stem, validate(Scenario, data, where)
+    try:
+        scenario = validate(Scenario, data, where)
+    except InputError as error:
+        raise InputError([*problems, *error.problems]) from error
+    if problems:
+        raise InputError(problems)
+    return path.stem, scenario
 
 
 def load_suite(name: str) -> Suite:

@@ -69,6 +69,12 @@ def test_all_sets_that_cannot_be_applied_are_told_at_once() -> None:
     assert len(problems("device.vfs", "summary.x=1", "device.vfs=3", "workload.streams.9={}")) == 3
 
 
+def test_a_set_that_cannot_be_applied_hides_no_other_problem() -> None:
+    malformed, too_many = problems("device.vfs", "device.vfs=99")
+    assert malformed == "--set device.vfs: not of the form a.b=value"
+    assert "device.vfs: Input should be less than or equal to 7" in too_many
+
+
 def test_all_sets_that_make_no_scenario_are_told_at_once() -> None:
     told = problems("device.vfs=99", "attach.mtu=1", "attach.speed=1", "workload.streams.0.protocol=sctp")
     assert len(told) == 4
