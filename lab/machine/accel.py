@@ -72,9 +72,11 @@ def choose(
     known = _remembered(cache) if cache else {}
     if key in known and want == "auto":
         return Acceleration(Accel(known[key]["accel"]), known[key]["reason"])
-    decision = decide(want, probe(host, qemu, kernel))
-    # A kernel that boots nowhere says nothing about KVM, and must not be remembered as if it did.
-    if cache and (decision.accel is Accel.KVM or proved(probe(host, qemu, kernel, Accel.TCG))):
+    lack = _no_kvm(host)
+    decision = decide(want, lack or probe(host, qemu, kernel))
+    # A lack is seen for nothing, and may be mended before the next run. A kernel that boots nowhere says nothing about
+    # KVM, and must not be remembered as if it did.
+    if cache and not lack and (decision.accel is Accel.KVM or proved(probe(host, qemu, kernel, Accel.TCG))):
         _remember(cache, {**known, key: asdict(decision)})
     return decision
 
@@ -98,9 +100,7 @@ def _remember(cache: Path, known: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def probe(host: Host, qemu: Sequence[str], kernel: str, accel: Accel = Accel.KVM) -> Completed | str:
-    """Boot the kernel; the text says why that could not be tried. With TCG it must work everywhere."""
-    if accel is Accel.KVM and (lack := _no_kvm(host)):
-        return lack
+    """Boot the kernel; the text says that it hung. With TCG it must work everywhere."""
     try:
         # A slow host is no host without KVM.
         limit = math.ceil(_PROBE_S * host.slowness)

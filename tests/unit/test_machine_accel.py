@@ -150,8 +150,29 @@ def test_tcg_asks_nothing(tmp_path: Path) -> None:
         ({"test -c *": "", "test -r *": (1, "")}, "no permission on /dev/kvm"),
     ],
 )
-def test_kvm_that_cannot_be_tried(tmp_path: Path, answers: dict[str, Answer], words: str) -> None:
-    assert probe(FakeHost(answers, tmp_path), QEMU, "/bzImage") == words
+def test_a_lack_costs_no_probe_and_is_not_remembered(
+    tmp_path: Path, cache: Path, answers: dict[str, Answer], words: str
+) -> None:
+    host = Machine(tmp_path)
+    mended, host.answers = host.answers, answers | host.answers
+    expected = Acceleration(Accel.TCG, f"KVM is not usable: {words}")
+    assert choose("auto", host, QEMU, "/bzImage", cache) == expected
+    assert (host.probes, cache.exists()) == (0, False)
+    # What doctor says to do was done.
+    host.answers = mended
+    assert choose("auto", host, QEMU, "/bzImage", cache).accel is Accel.KVM
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"test -c *": (1, "")}, "there is no /dev/kvm"),
+        ({"test -c *": "", "test -r *": (1, "")}, "no permission on /dev/kvm"),
+    ],
+)
+def test_kvm_that_lacks_and_is_demanded(tmp_path: Path, answers: dict[str, Answer], words: str) -> None:
+    with pytest.raises(SiteLacks, match=words):
+        choose("kvm", FakeHost({**answers, "uname *": ""}, tmp_path), QEMU, "/bzImage")
 
 
 def test_a_slow_host_gets_more_time(tmp_path: Path) -> None:
