@@ -19,7 +19,13 @@ KEPT = "kept.json"
 
 def describe(lab: Lab) -> dict[str, Any]:
     """How to enter each level of a lab that is up: commands to paste, by machine."""
-    return {name: _entrances(lab, name) for name in lab.machines}
+    # The L1 of an ssh site is no QEMU of the lab: one can log in, and that is all.
+    real = {"l1": {"shell": _shell(lab, "l1")}} if "l1" not in lab.machines and lab.connected else {}
+    return real | {name: _entrances(lab, name) for name in lab.machines}
+
+
+def _shell(lab: Lab, name: str) -> str:
+    return f"vdpalab shell --run {shlex.quote(str(lab.record.path))} {name}"
 
 
 def _entrances(lab: Lab, name: str) -> dict[str, str]:
@@ -29,7 +35,7 @@ def _entrances(lab: Lab, name: str) -> dict[str, str]:
     if name == "l1":
         here = shlex.quote(str(folder))
         return {
-            "shell": f"vdpalab shell --run {job} l1",
+            "shell": _shell(lab, name),
             "console": f"cd {here} && socat -,raw,echo=0,escape=0x1d UNIX:{CONSOLE}",
             "monitor": f"cd {here} && socat -,echo=0,icanon=0 UNIX:{MONITOR}",
             "gdb": f"cd {here} && gdb {vmlinux} -ex 'target remote {GDB}'",
@@ -37,7 +43,7 @@ def _entrances(lab: Lab, name: str) -> dict[str, str]:
     remote = f"{lab.host.scratch}/{folder.name}"
     bridge = f"vdpalab exec --run {job} l1 -- socat - UNIX:{remote}"
     return {
-        "shell": f"vdpalab shell --run {job} {name}",
+        "shell": _shell(lab, name),
         "console": f"{bridge}/{CONSOLE}",
         "monitor": f"{bridge}/{MONITOR}",
         "gdb": f"gdb {vmlinux} -ex {shlex.quote(f'target remote | {bridge}/{GDB}')}",
