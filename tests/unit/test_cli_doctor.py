@@ -13,8 +13,11 @@ from lab import proc
 from lab.artifacts import guestimage, hostimage, kernelbuild
 from lab.cli import doctor, main
 from lab.cli.doctor import Need
+from lab.config.request import RunRequest
 from lab.errors import CommandError, InputError, LabError
+from lab.jobs import admission
 from lab.model import Completed
+from lab.topology.plan import make_plan
 
 
 def test_package_list_comes_from_the_role() -> None:
@@ -115,6 +118,18 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._memory().ok
     monkeypatch.setattr(doctor, "_RAM_GIB", 1 << 30)
     assert not doctor._memory().ok
+
+
+def test_a_machine_with_4_gib_is_fit_and_one_that_admits_no_lab_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def machine(gib: float) -> Need:
+        monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(gib * (1 << 18))}.__getitem__)
+        return doctor._memory()
+
+    # The kernel keeps some of what is sold.
+    assert machine(3.7).ok
+    assert not machine(3).ok
+    budget = doctor._RAM_GIB * 1024 * (1 - admission._RESERVE_SHARE) - admission._RESERVE_MB
+    assert budget > make_plan(RunRequest(scenario="net-vp_vdpa-vhost_vdpa-iperf3")).ram_mb
 
 
 def test_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
