@@ -23,20 +23,11 @@ from lab.artifacts.kernelsource import KernelSource, PackageSource, local_source
 from lab.artifacts.prebuilt import prebuilt_recipe
 from lab.artifacts.store import Artifact, Progress, Recipe, Store
 from lab.artifacts.virtbus import Overlay, overlay
-from lab.config.catalog import CONFIGS, names
-from lab.config.strict import Strict, read_toml, validate
+from lab.config.catalog import names
+from lab.config.kernel import KernelConfig, fragment, load_config
 from lab.errors import InputError
 
 IMAGES = Path(__file__).resolve().parents[2] / "images" / "kernel"
-
-
-class KernelConfig(Strict):
-    """A file of ``configs/kernels``: which source package of which suite, built with which option fragments."""
-
-    summary: str
-    suite: str
-    package: str
-    fragments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -124,18 +115,6 @@ def wanted_options(request: KernelRequest) -> list[kconfig.Option]:
     return kconfig.read_fragments(_fragments(request, _overlay(request)))
 
 
-def load_config(name: str) -> KernelConfig:
-    """Read a file of ``configs/kernels``. Raises InputError with all its problems."""
-    if name not in names("kernels"):
-        raise InputError([f"no kernel is called {name!r}"], hint=f"there are: {', '.join(names('kernels'))}")
-    path = CONFIGS / "kernels" / f"{name}.toml"
-    config = validate(KernelConfig, read_toml(path), str(path))
-    missing = [item for item in config.fragments if not _fragment(item).is_file()]
-    if missing:
-        raise InputError([f"{path}: fragments: there is no {_fragment(item)}" for item in missing])
-    return config
-
-
 def _check(request: KernelRequest) -> None:
     problems = []
     if request.ref and not request.tree:
@@ -179,12 +158,8 @@ def _config_of_version(version: str) -> KernelConfig:
     raise InputError([f"no kernel has version {version!r}"], hint=f"there are: {', '.join(names('kernels'))}")
 
 
-def _fragment(name: str) -> Path:
-    return IMAGES / "fragments" / f"{name}.config"
-
-
 def _fragments(request: KernelRequest, layer: Overlay) -> list[Path]:
-    own = [_fragment(name) for name in load_config(request.variant).fragments]
+    own = [fragment(name) for name in load_config(request.variant).fragments]
     return [*own, layer.options] if layer.options else own
 
 

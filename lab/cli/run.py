@@ -152,12 +152,11 @@ def clean_up(root: Path) -> None:
 def select(names: Sequence[str], tags: Sequence[str], template: RunRequest) -> list[Plan]:
     """The plans of everything that is to run. Raises InputError with the problems of all of them."""
     from lab.config.catalog import expand
-    from lab.config.catalog import names as known
     from lab.topology.plan import make_plan
 
     if not names and not tags:
         raise InputError(["name a scenario, a file or a suite"], hint="vdpalab list")
-    problems = _kernel_problems(template, known("kernels"))
+    problems: list[str] = []
     chosen: list[str] = []
     unknown: list[str] = []
     plans: list[Plan] = []
@@ -199,11 +198,6 @@ def request_template(**options: Any) -> RunRequest:
     artifacts = {field: options.pop(field) for field in ArtifactOptions.model_fields}
     keep = options.pop("keep", None) or "never"
     return RunRequest(scenario="", artifacts=ArtifactOptions(**artifacts), keep=keep, **options)
-
-
-def _kernel_problems(template: RunRequest, known: Sequence[str]) -> list[str]:
-    kernel = template.artifacts.kernel
-    return [] if kernel in known else [f"--kernel: no kernel variant {kernel!r}; there are {', '.join(known)}"]
 
 
 def _new_job(root: Path) -> Path:

@@ -142,9 +142,9 @@ def _finding(name: str, path: Path) -> Shown:
 
 
 def _kernel(name: str, path: Path) -> Shown:
-    from lab.config.strict import read_toml
+    from lab.config.kernel import load_config
 
-    data = read_toml(path)
+    data = load_config(name).model_dump(mode="json")
     return Shown("kernel", name, path, data, _as_rows(data))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.catalog import load_scenario, load_site
+from lab.config.kernel import load_config
 from lab.config.request import RunRequest
 from lab.config.scenario import Fio, Iperf3, Migrate, Scenario, Unplug, VdpaSim, VpVdpa
 from lab.config.site import MachineSize, NestedSite, SshSite
@@ -111,6 +112,10 @@ def make_plan(request: RunRequest) -> Plan:
         problems += error.problems
     try:
         site = load_site(request.site)
+    except InputError as error:
+        problems += error.problems
+    try:
+        load_config(request.artifacts.kernel)
     except InputError as error:
         problems += error.problems
     problems += _missing_files(request)

@@ -137,6 +137,15 @@ def test_show_explains_the_rest(name: str, kind: str, words: str, capsys: pytest
     assert json.loads(said(capsys, "show", name, "--json"))["kind"] == kind
 
 
+def test_show_refuses_a_kernel_with_an_unknown_key(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels/mine.toml").write_text('summary = "x"\nsuite = "s"\npackage = "p"\nfragments = []\ncolour = 1')
+    monkeypatch.setattr("lab.config.catalog.CONFIGS", tmp_path)
+    assert "colour: unknown key" in refused(capsys, "show", "mine")
+
+
 def test_show_explains_a_finding(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

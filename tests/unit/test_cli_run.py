@@ -197,7 +197,7 @@ def test_all_problems_at_once_and_nothing_is_touched(fake: Engine, capsys: pytes
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert "did you mean smoke?" in err
-    assert "no kernel variant 'none'" in err
+    assert "no kernel is called 'none'" in err
     assert fake.runs == []
     assert not (cache_root() / "jobs").exists()
     assert main([*argv[:1], *argv[2:]]) == 2

@@ -9,10 +9,11 @@ import pytest
 
 from lab.artifacts import kernel as kernels
 from lab.artifacts.apt import Apt
-from lab.artifacts.kernel import KernelRequest, kernel, kernel_recipe, load_config, wanted_options
+from lab.artifacts.kernel import KernelRequest, kernel, kernel_recipe, wanted_options
 from lab.artifacts.modules import build_modules
 from lab.artifacts.store import Recipe, Store
 from lab.config.catalog import names
+from lab.config.kernel import load_config
 from lab.errors import BuildError, InputError
 from lab.proc import run
 from tests.unit.test_bootimage import BANNER, ELF, bzimage
@@ -138,7 +139,6 @@ def test_bad_description_is_told_whole(tmp_path: Path, monkeypatch: pytest.Monke
     (folder / "bad.toml").write_text('summary = "x"\nsuite = "trixie"\nfragment = ["base"]\n')
     (folder / "none.toml").write_text('summary = "x"\nsuite = "trixie"\npackage = "p"\nfragments = ["base", "nope"]\n')
     monkeypatch.setattr("lab.config.catalog.CONFIGS", tmp_path)
-    monkeypatch.setattr(kernels, "CONFIGS", tmp_path)
     with pytest.raises(InputError) as caught:
         load_config("bad")
     assert len(caught.value.problems) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config.catalog import load_scenario, names
+from lab.config.catalog import CONFIGS, load_scenario, names
 from lab.config.request import ArtifactOptions, RunRequest
 from lab.config.scenario import Scenario
 from lab.config.site import MachineSize, NestedSite, SshSite
@@ -97,6 +98,15 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         "--kernel-tree: ", "--kernel-image: ", "--patch: ", "--qemu-l0: ", "--qemu-l1: ", "--kernel-image is prebuilt",
     ):  # fmt: skip
         assert words in told
+
+
+def test_a_kernel_that_is_not_there_or_wrongly_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs/kernels/bad.toml").write_text('summary = "x"\nsuite = "trixie"\npackage = "p"\nfragment = []')
+    monkeypatch.setattr("lab.config.catalog.CONFIGS", tmp_path / "configs")
+    for kernel, told in (("nope", "no kernel is called 'nope'; there are 6.1, "), ("bad", "fragment: unknown key")):
+        with pytest.raises(InputError, match=told):
+            make_plan(RunRequest(scenario=names("scenarios")[0], artifacts=ArtifactOptions(kernel=kernel)))
 
 
 def test_contradictions_carry_the_name_of_the_scenario() -> None:
