@@ -22,7 +22,7 @@ A message says what and where; ``hint`` is the next command to type, ``log`` the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab.model import Completed, Level
@@ -52,6 +52,15 @@ class InputError(LabError):
     def __init__(self, problems: Sequence[str], *, hint: str = "") -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems), hint=hint)
+
+
+def problems_of(look: Callable[[], object], prefix: str = "") -> list[str]:
+    """The problems of the InputError that ``look`` raises, each behind ``prefix``; none when it raises none."""
+    try:
+        look()
+    except InputError as error:
+        return [f"{prefix}{problem}" for problem in error.problems]
+    return []
 
 
 class BuildError(LabError):

@@ -11,9 +11,10 @@ import gzip
 import lzma
 import re
 import struct
+import zlib
 from collections.abc import Callable
 
-from lab.errors import BuildError
+from lab.errors import BuildError, CommandError
 from lab.proc import run
 
 _ELF = b"\x7fELF"
@@ -46,7 +47,10 @@ def elf_of(image: bytes) -> bytes:
     payload = image[begin : begin + length]
     for magic, unpack in _UNPACKERS.items():
         if payload.startswith(magic):
-            elf = unpack(payload)
+            try:
+                elf = unpack(payload)
+            except (CommandError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                raise BuildError(f"cannot unpack the kernel image: {error}") from error
             if elf.startswith(_ELF):
                 return elf
     raise BuildError(f"cannot unpack the kernel image: its payload begins with {payload[:6].hex()}")

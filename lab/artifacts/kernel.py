@@ -12,6 +12,7 @@ Files of the artifact::
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from typing import Literal
 from lab.artifacts import kconfig, kernelbuild, patches
 from lab.artifacts.apt import Apt
 from lab.artifacts.kernelsource import KernelSource, PackageSource, local_source
-from lab.artifacts.prebuilt import prebuilt_recipe
+from lab.artifacts.prebuilt import examine, prebuilt_recipe
 from lab.artifacts.store import Artifact, Progress, Recipe, Store
 from lab.artifacts.virtbus import Overlay, overlay
 from lab.config.catalog import names
 from lab.config.kernel import KernelConfig, fragment, load_config
-from lab.errors import InputError
+from lab.errors import InputError, problems_of
 
 IMAGES = Path(__file__).resolve().parents[2] / "images" / "kernel"
 
@@ -82,7 +83,8 @@ def kernel(store: Store, request: KernelRequest, *, update: bool = False, apt: A
 
 def kernel_recipe(store: Store, request: KernelRequest, *, update: bool = False, apt: Apt | None = None) -> Recipe:
     """How the kernel asked for is made. Raises InputError with all problems, BuildError for missing tools."""
-    _check(request)
+    if found := problems(request):
+        raise InputError(found)
     if request.image:
         return prebuilt_recipe(request.image, request.modules)
     layer = _overlay(request)
@@ -110,24 +112,36 @@ def kernel_recipe(store: Store, request: KernelRequest, *, update: bool = False,
     return Recipe(_name(request), inputs, build)
 
 
+def problems(request: KernelRequest) -> list[str]:
+    """Everything about a request that can be seen to be wrong before anything is built. Only reads."""
+    found = [*_clashes(request), *problems_of(lambda: wanted_options(dataclasses.replace(request, virtbus="none")))]
+    found += problems_of(lambda: patches.read_patches(request.patches), "--patch ")
+    if request.virtbus:
+        found += problems_of(lambda: _overlay(request), "--virtbus ")
+    if tree := request.tree:
+        found += problems_of(lambda: local_source(tree.resolve(), request.ref))
+    if image := request.image:
+        found += problems_of(lambda: examine(image, request.modules))
+    return found
+
+
 def wanted_options(request: KernelRequest) -> list[kconfig.Option]:
     """The options that the kernel asked for is built with. Raises InputError."""
     return kconfig.read_fragments(_fragments(request, _overlay(request)))
 
 
-def _check(request: KernelRequest) -> None:
-    problems = []
+def _clashes(request: KernelRequest) -> list[str]:
+    found = []
     if request.ref and not request.tree:
-        problems.append("--kernel-ref needs --kernel-tree")
+        found.append("--kernel-ref needs --kernel-tree")
     if request.modules and not request.image:
-        problems.append("--kernel-modules needs --kernel-image")
+        found.append("--kernel-modules needs --kernel-image")
     if request.image:
         clash = {"--kernel-tree": request.tree, "--patch": request.patches, "--virtbus": request.virtbus}
-        problems += [f"--kernel-image is finished: {option} cannot change it" for option, on in clash.items() if on]
+        found += [f"--kernel-image is finished: {option} cannot change it" for option, on in clash.items() if on]
     if request.tree and request.version:
-        problems.append("--kernel-tree and a kernel version are two sources: give one")
-    if problems:
-        raise InputError(problems)
+        found.append("--kernel-tree and a kernel version are two sources: give one")
+    return found
 
 
 def _name(request: KernelRequest) -> str:

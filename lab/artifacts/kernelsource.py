@@ -77,13 +77,16 @@ class GitSource:
     @property
     def identity(self) -> str:
         """Commit, and a digest of what differs from it. Raises InputError when git does not know the ref."""
+        changes = "" if self.ref else self._changes()
+        return f"git {self.commit()}" + (f" with changes {changes}" if changes else "")
+
+    def commit(self) -> str:
+        """The commit's id. Raises InputError when git does not know the ref."""
         try:
-            commit = _git(self.tree, "rev-parse", "--verify", f"{self.ref or 'HEAD'}^{{commit}}").decode().strip()
+            return _git(self.tree, "rev-parse", "--verify", f"{self.ref or 'HEAD'}^{{commit}}").decode().strip()
         except CommandError as error:
             why = error.completed.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
             raise InputError([f"--kernel-ref {self.ref or 'HEAD'} of {self.tree}: {why}"]) from error
-        changes = "" if self.ref else self._changes()
-        return f"git {commit}" + (f" with changes {changes}" if changes else "")
 
     def unpack(self, into: Path, progress: Progress) -> None:
         """Copy the files that git tracks or would track; with a ref, those of the commit."""
@@ -133,16 +136,22 @@ class DirectorySource:
 
 
 def local_source(tree: Path, ref: str | None) -> GitSource | DirectorySource:
-    """The source that a user's tree is. Raises InputError for what is no kernel tree."""
+    """The source that a user's tree is. Raises InputError for what is no kernel tree, or a ref unknown to git."""
     problems = []
-    if not all((tree / name).exists() for name in ("Kbuild", "Kconfig", "MAINTAINERS")):
+    if not tree.exists():
+        problems.append(f"--kernel-tree {tree}: does not exist")
+    elif not all((tree / name).exists() for name in ("Kbuild", "Kconfig", "MAINTAINERS")):
         problems.append(f"--kernel-tree {tree}: not the top of a kernel source tree")
     git = (tree / ".git").exists()
     if ref and not git:
         problems.append(f"--kernel-ref {ref}: {tree} is not a git work tree")
     if problems:
         raise InputError(problems)
-    return GitSource(tree, ref) if git else DirectorySource(tree)
+    if not git:
+        return DirectorySource(tree)
+    source = GitSource(tree, ref)
+    source.commit()
+    return source
 
 
 def _git(tree: Path, *argv: str) -> bytes:

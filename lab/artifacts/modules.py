@@ -12,6 +12,17 @@ from lab.artifacts.store import Artifact, Progress, Recipe, Store
 from lab.errors import BuildError, InputError
 
 
+def check(folder: Path, *, finished: bool) -> None:
+    """Raise InputError when modules of ``folder`` cannot be built, which can be seen before there is a kernel."""
+    problems = []
+    if not any((folder / name).is_file() for name in ("Makefile", "Kbuild")):
+        problems.append(f"{folder}: has neither Makefile nor Kbuild")
+    if finished:
+        problems.append("modules for a finished kernel cannot be built here")
+    if problems:
+        raise InputError(problems)
+
+
 def build_modules(store: Store, kernel: Kernel, folder: Path) -> Artifact:
     """Compile the modules of a source directory for ``kernel``; the artifact holds their ``.ko`` files.
 
@@ -19,13 +30,7 @@ def build_modules(store: Store, kernel: Kernel, folder: Path) -> Artifact:
     Raises InputError when it is neither or the kernel is a prebuilt one, BuildError with the compiler's lines.
     """
     devel = kernel.artifact.path / "devel.tar.zst"
-    problems = []
-    if not any((folder / name).is_file() for name in ("Makefile", "Kbuild")):
-        problems.append(f"{folder}: has neither Makefile nor Kbuild")
-    if not devel.is_file():
-        problems.append(f"{kernel.release} is a finished kernel: modules for it cannot be built here")
-    if problems:
-        raise InputError(problems)
+    check(folder, finished=not devel.is_file())
     inputs = {"kernel": f"{kernel.release} {kernel.key}", "source": tree_digest(folder), **kernelbuild.toolchain()}
 
     def build(into: Path, progress: Progress) -> None:

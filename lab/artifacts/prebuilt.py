@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.artifacts import bootimage, kernelbuild
@@ -23,8 +24,19 @@ _BUILT_IN = (
 )
 
 
-def prebuilt_recipe(image: Path, modules: Path | None) -> Recipe:
-    """How a finished kernel becomes an artifact.
+@dataclass(frozen=True)
+class Finished:
+    """What is known of a finished kernel: its file and the ELF in it; ``config`` is empty when it is not to be had."""
+
+    data: bytes
+    elf: bytes
+    release: str
+    config: str
+    modules: Path | None
+
+
+def examine(image: Path, modules: Path | None) -> Finished:
+    """Look at a finished kernel.
 
     ``modules`` is a directory with ``lib/modules/RELEASE``, or that itself; without it, one beside or above the image
     or of this machine that has the image's release is taken, if any. Raises InputError when the image is no kernel or
@@ -33,14 +45,20 @@ def prebuilt_recipe(image: Path, modules: Path | None) -> Recipe:
     try:
         data = image.read_bytes()
         release = bootimage.release(data)
+        elf = bootimage.elf_of(data)
     except OSError as error:
         raise InputError([f"--kernel-image {image}: {error.strerror}"]) from error
     except BuildError as error:
         raise InputError([f"--kernel-image {image}: {error.message}"]) from error
-    elf = bootimage.elf_of(data)
     config = _config(image, elf, release)
     _check_boot(image, config)
-    folder = _modules_folder(image, modules, release)
+    return Finished(data, elf, release, config, _modules_folder(image, modules, release))
+
+
+def prebuilt_recipe(image: Path, modules: Path | None) -> Recipe:
+    """How a finished kernel becomes an artifact. Raises InputError as :func:`examine` does."""
+    found = examine(image, modules)
+    release, folder = found.release, found.modules
     inputs = {
         "image": file_digest(image),
         "modules": tree_digest(folder) if folder else "none",
@@ -52,13 +70,13 @@ def prebuilt_recipe(image: Path, modules: Path | None) -> Recipe:
         progress.step(f"taking Linux {release}, modules: {folder or 'none found'}")
         shutil.copyfile(image, into / "bzImage")
         (into / "version").write_text(f"{release}\n")
-        if config:
-            (into / "config").write_text(config)
-        pvh = bootimage.boots_through_pvh(elf)
+        if found.config:
+            (into / "config").write_text(found.config)
+        pvh = bootimage.boots_through_pvh(found.elf)
         if not pvh:
             progress.step("this kernel has no PVH entry: guests boot its bzImage, which is slower")
         vmlinux = into / "vmlinux"
-        vmlinux.write_bytes(elf if pvh else data)
+        vmlinux.write_bytes(found.elf if pvh else found.data)
         stage = progress.scratch / "stage"
         place = stage / "lib" / "modules" / release
         if folder:

@@ -8,9 +8,11 @@ from typing import Any
 from lab.artifacts.guestimage import GuestImage, guest_image
 from lab.artifacts.hostimage import HostImage, host_image
 from lab.artifacts.kernel import Kernel, KernelRequest, kernel
-from lab.artifacts.qemu import Qemu, QemuInL1, qemu_l0, qemu_l1
+from lab.artifacts.kernel import problems as kernel_problems
+from lab.artifacts.qemu import NEEDED, Qemu, QemuInL1, given, qemu_l0, qemu_l1
 from lab.artifacts.store import Store
 from lab.config.request import ArtifactOptions
+from lab.errors import problems_of
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,30 @@ def _dotted(qemu: Qemu) -> str:
     return ".".join(map(str, qemu.version))
 
 
+def problems(options: ArtifactOptions) -> list[str]:
+    """Everything about the options that can be seen to be wrong before anything is built. Only reads."""
+    found = kernel_problems(_kernel_request(options))
+    if l0 := options.qemu_l0:
+        found += problems_of(lambda: given(l0, NEEDED), "--qemu-l0: ")
+    if l1 := options.qemu_l1:
+        found += problems_of(lambda: given(l1), "--qemu-l1: ")
+    return found
+
+
 def provide(store: Store, options: ArtifactOptions) -> Artifacts:
     """Check or build everything. Raises InputError for options that cannot be, BuildError for what cannot be built."""
-    request = KernelRequest(
+    host = host_image(store, update=options.update)
+    return Artifacts(
+        kernel=kernel(store, _kernel_request(options), update=options.update),
+        host_image=host,
+        guest_image=guest_image(store, host),
+        qemu_l0=qemu_l0(host, path=options.qemu_l0),
+        qemu_l1=qemu_l1(store, host, path=options.qemu_l1),
+    )
+
+
+def _kernel_request(options: ArtifactOptions) -> KernelRequest:
+    return KernelRequest(
         variant=options.kernel,
         tree=options.kernel_tree,
         ref=options.kernel_ref,
@@ -57,12 +80,4 @@ def provide(store: Store, options: ArtifactOptions) -> Artifacts:
         modules=options.kernel_modules,
         patches=options.patches,
         virtbus=options.virtbus,
-    )
-    host = host_image(store, update=options.update)
-    return Artifacts(
-        kernel=kernel(store, request, update=options.update),
-        host_image=host,
-        guest_image=guest_image(store, host),
-        qemu_l0=qemu_l0(host, path=options.qemu_l0),
-        qemu_l1=qemu_l1(store, host, path=options.qemu_l1),
     )

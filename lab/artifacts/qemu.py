@@ -23,6 +23,7 @@ from lab.proc import run
 Version = tuple[int, int, int]
 
 NEEDED: Version = (11, 1, 0)
+ANY: Version = (0, 0, 0)
 PROGRAM = "qemu-system-x86_64"
 # Serial of the virtio-blk disk with a QEMU under test; L1's init mounts it there.
 DISK_SERIAL = "qemu"
@@ -60,8 +61,8 @@ def qemu_l0(host: HostImage, *, path: Path | None = None, need: Version = NEEDED
     Raises InputError when ``path`` is no QEMU or is older than ``need``.
     """
     if path is not None:
-        given = _program(path)
-        return Qemu((str(given),), _img(given, host), _given_version(given, need), f"{path}", file_digest(given))
+        program, version = given(path, need)
+        return Qemu((str(program),), _img(program, host), version, f"{path}", file_digest(program))
     return _machines_own(need) or _extracted(host)
 
 
@@ -73,14 +74,24 @@ def qemu_l1(store: Store, host: HostImage, *, path: Path | None = None) -> QemuI
     if path is None:
         own = _extracted(host)
         return QemuInL1(("/usr/bin/" + PROGRAM,), ("/usr/bin/qemu-img",), own.version, "the host image", own.digest)
-    program = _program(path)
-    version = _given_version(program, need=(0, 0, 0))
+    program, version = given(path)
     image = program.with_name("qemu-img")
     programs = [program, *([image] if image.is_file() else [])]
     artifact = store.get(_recipe(programs))
     img = bundle.argv(_IN_L1, "qemu-img") if len(programs) > 1 else ("/usr/bin/qemu-img",)
     argv = ("env", f"QEMU_MODULE_DIR={_IN_L1 / _MODULES}", *_bundle_argv(_IN_L1))
     return QemuInL1(argv, img, version, f"{path}", file_digest(program), artifact.path / "qemu.squashfs")
+
+
+def given(path: Path, need: Version = ANY) -> tuple[Path, Version]:
+    """The program that a user means by ``path``, and its version. Raises InputError as :func:`qemu_l0` does."""
+    program = _program(path)
+    version = _version([str(program)])
+    if version is None:
+        raise InputError([f"{program} is not a QEMU system emulator: --version does not say so"])
+    if version < need:
+        raise InputError([f"{program} is QEMU {_dotted(version)}, this needs {_dotted(need)} or newer"])
+    return program, version
 
 
 def parse_version(text: str) -> Version | None:
@@ -125,15 +136,6 @@ def _img(program: Path, host: HostImage) -> tuple[str, ...]:
     """The qemu-img beside a program, else the host image's."""
     beside = program.with_name("qemu-img")
     return (str(beside),) if beside.is_file() else bundle.argv(host.qemu, "qemu-img")
-
-
-def _given_version(program: Path, need: Version) -> Version:
-    version = _version([str(program)])
-    if version is None:
-        raise InputError([f"{program} is not a QEMU system emulator: --version does not say so"])
-    if version < need:
-        raise InputError([f"{program} is QEMU {_dotted(version)}, this needs {_dotted(need)} or newer"])
-    return version
 
 
 def _version(argv: Sequence[str]) -> Version | None:

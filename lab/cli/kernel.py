@@ -95,13 +95,15 @@ def module(folder: Path, **words: Any) -> None:
       vdpalab kernel module ~/linux/drivers/vdpa/vdpa_sim
     """
     from lab.artifacts.kernel import kernel
-    from lab.artifacts.modules import build_modules
+    from lab.artifacts.modules import build_modules, check
     from lab.artifacts.store import Store
     from lab.cli.progress import progress
 
+    request = _request(**words)
+    check(folder, finished=request.image is not None)
     with progress() as report:
         store = Store(report=report)
-        built = build_modules(store, kernel(store, _request(**words)), folder)
+        built = build_modules(store, kernel(store, request), folder)
     for path in sorted(built.path.glob("*.ko")):
         click.echo(path)
 

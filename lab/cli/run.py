@@ -151,6 +151,7 @@ def clean_up(root: Path) -> None:
 
 def select(names: Sequence[str], tags: Sequence[str], template: RunRequest) -> list[Plan]:
     """The plans of everything that is to run. Raises InputError with the problems of all of them."""
+    from lab.artifacts.provide import problems as artifact_problems
     from lab.config.catalog import expand
     from lab.topology.plan import make_plan
 
@@ -166,6 +167,8 @@ def select(names: Sequence[str], tags: Sequence[str], template: RunRequest) -> l
         except InputError as error:
             unknown += error.problems
     problems += unknown
+    if not chosen:
+        problems += artifact_problems(template.artifacts)
     for name in dict.fromkeys(chosen):
         try:
             plans.append(make_plan(template.model_copy(update={"scenario": name})))

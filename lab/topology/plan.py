@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from lab.artifacts.provide import problems as artifact_problems
 from lab.config.catalog import load_scenario, load_site
-from lab.config.kernel import load_config
 from lab.config.request import RunRequest
 from lab.config.scenario import Fio, Iperf3, Migrate, Scenario, Unplug, VdpaSim, VpVdpa
 from lab.config.site import MachineSize, NestedSite, SshSite
@@ -114,11 +113,7 @@ def make_plan(request: RunRequest) -> Plan:
         site = load_site(request.site)
     except InputError as error:
         problems += error.problems
-    try:
-        load_config(request.artifacts.kernel)
-    except InputError as error:
-        problems += error.problems
-    problems += _missing_files(request)
+    problems += artifact_problems(request.artifacts)
     if isinstance(site, SshSite) and not site.identity.exists():
         problems.append(f"site {request.site}: identity: {site.identity} does not exist")
     if scenario:
@@ -173,27 +168,6 @@ def contradictions(scenario: Scenario, request: RunRequest) -> list[str]:
     if isinstance(action, Migrate) and (scenario.cold or request.cold):
         found.append("migrate hot-plugs its device; it has no cold form")
     return found
-
-
-def _missing_files(request: RunRequest) -> list[str]:
-    options = request.artifacts
-    files = {
-        "--kernel-tree": options.kernel_tree,
-        "--kernel-image": options.kernel_image,
-        "--kernel-modules": options.kernel_modules,
-        "--virtbus": options.virtbus if isinstance(options.virtbus, Path) else None,
-        "--qemu-l0": options.qemu_l0,
-        "--qemu-l1": options.qemu_l1,
-    }
-    missing = [f"{flag}: {path} does not exist" for flag, path in files.items() if path and not path.exists()]
-    missing += [f"--patch: {path} does not exist" for path in options.patches if not path.exists()]
-    if options.kernel_ref and not options.kernel_tree:
-        missing.append("--kernel-ref needs --kernel-tree")
-    if options.kernel_image and (options.kernel_tree or options.patches or options.virtbus):
-        missing.append("--kernel-image is prebuilt: --kernel-tree, --patch and --virtbus do not go with it")
-    if options.kernel_modules and not options.kernel_image:
-        missing.append("--kernel-modules needs --kernel-image")
-    return missing
 
 
 def _lacks(scenario: Scenario, site: NestedSite | SshSite) -> tuple[str, ...]:

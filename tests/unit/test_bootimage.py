@@ -64,6 +64,13 @@ def test_what_is_no_kernel(data: bytes) -> None:
         bootimage.release(data)
 
 
+@pytest.mark.parametrize("kind", ["gzip", "xz", "bzip2", "zstd"])
+def test_cut_off_payload(kind: str) -> None:
+    image = images()[kind]
+    with pytest.raises(BuildError, match="cannot unpack the kernel image"):
+        bootimage.elf_of(image[: 1024 + 16 + 40])
+
+
 def test_unknown_compression() -> None:
     with pytest.raises(BuildError, match="payload begins with 776861743f3f"):
         bootimage.elf_of(bzimage(b"what???"))

@@ -72,9 +72,20 @@ def test_config_of_a_finished_kernel(
 
 
 def test_module(asked: list[tuple[KernelRequest, bool]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Kbuild").touch()
     assert main(["kernel", "module", str(tmp_path), "--kernel", "debug"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'vdpa_sim.ko'}\n"
     assert asked[0][0].variant == "debug"
+
+
+def test_no_kernel_is_built_for_modules_that_cannot_be(
+    asked: list[tuple[KernelRequest, bool]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["kernel", "module", str(tmp_path), "--kernel-image", "/vmlinux"]) == 2
+    err = capsys.readouterr().err
+    assert "has neither Makefile nor Kbuild" in err
+    assert "a finished kernel" in err
+    assert asked == []
 
 
 def test_unknown_kernel(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def test_what_is_impossible_is_refused_with_all_problems(capsys: pytest.CaptureF
     for words in ("fio needs a block device", "migrate acts on a guest", "migrate needs a vdpa_sim", "'frobnicate'"):
         assert words in problems
     assert "no site 'mars'" in problems
-    assert "--kernel-tree: /absent does not exist" in problems
+    assert "--kernel-tree /absent: does not exist" in problems
 
 
 def test_plan_has_the_options_of_run_that_decide(capsys: pytest.CaptureFixture[str]) -> None:

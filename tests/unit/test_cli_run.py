@@ -79,6 +79,13 @@ def test_exit_code(results: list[RunResult], interrupted: bool, status: int) -> 
     assert exit_code(results, interrupted) == status
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that options name need not be what they shall be."""
+    monkeypatch.setattr("lab.topology.plan.artifact_problems", lambda *_: [])
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_every_option_reaches_the_request(fake: Engine, tmp_path: Path) -> None:
     (tmp_path / "p").touch()
     argv = f"""run {FIRST} -j 3 --keep=on-fail --stop-at attach --set workload.min_mbit_s=2 --accel tcg
@@ -97,6 +104,7 @@ def test_every_option_reaches_the_request(fake: Engine, tmp_path: Path) -> None:
     assert run.ram_mb > 1000
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_virtbus_is_a_series_or_none(fake: Engine, tmp_path: Path) -> None:
     (tmp_path / "series").touch()
     for word, wanted in (("none", "none"), (f"{tmp_path}/series", tmp_path / "series")):
@@ -104,6 +112,7 @@ def test_virtbus_is_a_series_or_none(fake: Engine, tmp_path: Path) -> None:
         assert fake.runs[0].request.artifacts.virtbus == wanted
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_finished_kernel_and_its_modules(fake: Engine, tmp_path: Path) -> None:
     (tmp_path / "image").touch()
     argv = ["run", FIRST, "--kernel-image", str(tmp_path / "image"), "--kernel-modules", str(tmp_path)]
@@ -204,6 +213,24 @@ def test_all_problems_at_once_and_nothing_is_touched(fake: Engine, capsys: pytes
     assert "workload" in capsys.readouterr().err
 
 
+def test_what_is_not_what_it_shall_be_is_told_before_anything_is_started(
+    fake: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README").write_text("words\n")
+    options = {"--kernel-tree": str(tmp_path), "--patch": f"{tmp_path}/README", "--qemu-l0": "/bin/true"}
+    for names in ([FIRST], ["smok"]):
+        for verb in ("run", "plan"):
+            assert main([verb, *names, *(word for pair in options.items() for word in pair)]) == 2
+            err = capsys.readouterr().err
+            assert f"--kernel-tree {tmp_path}: not the top of a kernel source tree" in err
+            assert f"--patch {tmp_path}/README: holds no patch" in err
+            assert "/bin/true is not a QEMU system emulator" in err
+    assert main(["run", FIRST, "--kernel-image", "/bin/true"]) == 2
+    assert "/bin/true: the ELF file is no kernel" in capsys.readouterr().err
+    assert fake.runs == []
+    assert not cache_root().exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -213,7 +240,7 @@ def test_all_problems_at_once_and_nothing_is_touched(fake: Engine, capsys: pytes
         ([FIRST, "--stop-at", "lunch"], "lunch"),
         ([FIRST, "--accel", "xen"], "xen"),
         ([FIRST, "-j", "0"], "0"),
-        ([FIRST, "--patch", "/no/such.patch"], "/no/such.patch does not exist"),
+        ([FIRST, "--patch", "/no/such.patch"], "--patch /no/such.patch: No such file"),
         ([FIRST, "--site", "nowhere"], "nowhere"),
         (["--tag", "no-such-tag"], "no scenario has the tag no-such-tag"),
     ],

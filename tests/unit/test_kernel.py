@@ -9,7 +9,7 @@ import pytest
 
 from lab.artifacts import kernel as kernels
 from lab.artifacts.apt import Apt
-from lab.artifacts.kernel import KernelRequest, kernel, kernel_recipe, wanted_options
+from lab.artifacts.kernel import KernelRequest, kernel, kernel_recipe, problems, wanted_options
 from lab.artifacts.modules import build_modules
 from lab.artifacts.store import Recipe, Store
 from lab.config.catalog import names
@@ -159,7 +159,19 @@ def test_impossible_requests_are_told_whole(store: Store, tmp_path: Path) -> Non
     )
     with pytest.raises(InputError) as caught:
         recipe(store, request)
-    assert len(caught.value.problems) == 4
+    told = "\n".join(caught.value.problems)
+    for words in (
+        "--kernel-tree cannot change it", "--patch cannot change it", "--virtbus cannot change it", "two sources",
+        f"--patch {tmp_path}: holds no patch", "not the top of a kernel source tree", "--kernel-image ",
+    ):  # fmt: skip
+        assert words in told
+
+
+def test_a_ref_that_git_does_not_know_and_a_series_that_is_none(tree: Path, tmp_path: Path) -> None:
+    run(["git", "-C", str(tree), "init", "-q"])
+    found = problems(KernelRequest(tree=tree, ref="v0", virtbus=tmp_path / "absent"))
+    assert [words.split()[0] for words in found] == ["--virtbus", "--kernel-ref"]
+    assert problems(KernelRequest(virtbus="none")) == []
 
 
 def test_missing_tools_are_named_by_package(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
