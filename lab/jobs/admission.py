@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.topology.preflight import available_mb
+
 # What the machine keeps for itself: the lab's own processes and the page cache that TCG and builds live on.
 _RESERVE_MB = 512
 _RESERVE_SHARE = 0.1
@@ -37,14 +39,11 @@ def machine_budget(runs: int | None) -> Budget:
     return Budget(max(0, int(available * (1 - _RESERVE_SHARE)) - _RESERVE_MB), cores, runs)
 
 
-def available_mb(meminfo: str) -> int:
-    """MiB that can be used without swapping: MemAvailable of /proc/meminfo (proc(5))."""
-    line = next(line for line in meminfo.splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) >> 10
-
-
 def fits(weight: Weight, running: Sequence[Weight], budget: Budget) -> bool:
-    """Whether a run may start beside those running. One that is bigger than the whole budget runs alone."""
+    """Whether a run may start beside those running.
+
+    One that is bigger than the whole budget starts alone; if the machine cannot hold it, its preflight says so.
+    """
     if not running:
         return True
     together = [*running, weight]

@@ -35,6 +35,7 @@ from lab.topology.devices import attach, make_devices
 from lab.topology.judge import judge_ends, judge_machines
 from lab.topology.lab import Lab
 from lab.topology.plan import Plan, make_plan
+from lab.topology.preflight import check_memory
 from lab.topology.undo import Undo
 
 
@@ -108,6 +109,7 @@ def _sequence(run: _Run, undo: Undo) -> None:
         run.findings = load_findings()
         if plan.lacks:
             raise SiteLacks(", ".join(plan.lacks))
+        check_memory(plan)
     _stop_at(request, "plan")
     with record.step("artifacts"):
         store = Store(cache_root() / "artifacts", lambda text: record.event("progress", text=text))

@@ -29,6 +29,7 @@ from lab.machine.process import LocalQemu, NestedQemu
 from lab.model import DeviceClass, Level, Metric, QemuDevice
 from lab.topology.attachable import note_entrance
 from lab.topology.plan import BLOCK_BYTES, Plan
+from lab.topology.preflight import check_programs
 from lab.topology.undo import Undo
 from lab.wait import Deadline
 
@@ -121,6 +122,7 @@ class Lab:
         self.undo.callback("SSH to l1", self.host.close)
         if isinstance(site, SshSite):
             self._begin_on_real_host()
+            check_programs(self.plan, site, self.host)
         else:
             self._set_watchdogs()
 

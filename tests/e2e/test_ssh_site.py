@@ -100,3 +100,9 @@ def test_what_it_does_not_have_is_skipped_and_named(machine: Machine) -> None:
     result = machine.run("net-vp_vdpa-virtio_vdpa-iperf3")
     assert (result.verdict, result.level) == ("SKIP", "lab"), result.reason
     assert "PCI functions given to the lab for vp_vdpa" in result.reason
+    machine.sh("mv /usr/bin/iperf3 /usr/bin/iperf3.off")
+    before = machine.look()
+    result = machine.run(IN_L1)
+    assert (result.verdict, result.level) == ("SKIP", "lab"), result.reason
+    assert "the site lacks iperf3 on" in result.reason
+    assert machine.look() == before

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from lab.jobs.admission import Budget, Gate, Weight, available_mb, fits, machine_budget
+from lab.jobs.admission import Budget, Gate, Weight, fits, machine_budget
 
 BUDGET = Budget(ram_mb=1000, cores=4, runs=3)
 
@@ -30,10 +30,6 @@ def test_fits(weight: Weight, running: list[Weight], may: bool) -> None:
 
 def test_no_limit_on_cores_and_number() -> None:
     assert fits(Weight(1, 100), [Weight(1, 100)] * 50, Budget(1000))
-
-
-def test_available_memory() -> None:
-    assert available_mb("MemTotal:  100 kB\nMemAvailable:    4096000 kB\nBuffers: 1 kB\n") == 4000
 
 
 def test_budget_of_this_machine() -> None:

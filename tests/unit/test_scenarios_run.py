@@ -174,6 +174,15 @@ def steps(result: RunResult) -> list[str]:
     return [event["step"] for event in events(result) if event["event"] == "step-begin"]
 
 
+def test_a_machine_without_the_ram_builds_and_starts_nothing(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.topology.preflight.available_mb", lambda _meminfo: 100)
+    result = execute(RunRequest(scenario=NAME), tmp_path / "run")
+    assert (result.verdict, world.did) == (Verdict.SKIP, ["plan"])
+    assert "MiB of RAM: 100 MiB are available" in result.reason
+
+
 def test_pass(run: Callable[..., RunResult], world: World) -> None:
     result = run()
     assert (result.verdict, result.level, result.scenario) == (Verdict.PASS, None, NAME)

@@ -359,6 +359,21 @@ def test_a_real_host_is_logged_in_to_and_gets_the_boot_files_once(record: Record
     assert world.did[-1] == "close l1"
 
 
+def test_a_real_host_without_a_program_is_left_as_it_was(
+    record: Record, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make(record, world, "net-vdpa_sim-vhost_vdpa-loopback", real=True)
+    host = Shell("l1", world)
+    host.answers = {"sh -ec *command -v*": "vdpa\nsocat\n", **host.answers}
+    monkeypatch.setattr(module, "connect", lambda *_arguments: host)
+    with pytest.raises(SiteLacks, match=r"vdpa, socat on 192\.0\.2\.1"):
+        lab.start_host()
+    # So that what its kernel had said before is not taken for this run's.
+    assert lab.log_mark
+    assert lab.undo.unwind() == []
+    assert "rm -rf /run/vdpalab/1a2b3c4d" in host.commands
+
+
 def test_nothing_answers_before_it_is_up(record: Record, world: World) -> None:
     lab = make(record, world)
     with pytest.raises(LabError, match="l1 does not answer yet"):
