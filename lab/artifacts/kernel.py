@@ -68,8 +68,18 @@ def kernel(store: Store, request: KernelRequest, *, update: bool = False, apt: A
 
     Raises InputError for what cannot be asked for, BuildError when it cannot be built.
     """
-    recipe = kernel_recipe(store, request, update=update, apt=apt)
-    artifact = store.get(recipe)
+    return _kernel(store.get(kernel_recipe(store, request, update=update, apt=apt)))
+
+
+def kernel_there(store: Store, key: str) -> Kernel:
+    """The kernel with this key, as it was built. Raises InputError when it is no longer in the store."""
+    for entry in store.entries():
+        if entry.key == key and entry.name.startswith("kernel-"):
+            return _kernel(Artifact(entry.name, key, entry.path / "files", entry.inputs, built=False))
+    raise InputError([f"the kernel {key} is no longer in the store"])
+
+
+def _kernel(artifact: Artifact) -> Kernel:
     files = artifact.path
     return Kernel(
         release=(files / "version").read_text().strip(),

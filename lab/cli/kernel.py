@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab.errors import LabError
+from lab.cli.attached import run_option, the_run
+from lab.errors import InputError, LabError
 
 if TYPE_CHECKING:
     from lab.artifacts.kernel import KernelRequest
@@ -54,6 +55,7 @@ def command() -> None:
       vdpalab kernel build --kernel debug               with KASAN, lockdep, kmemleak
       vdpalab kernel build --kernel-tree ~/linux --kernel-ref v6.18 --patch 0001-fix.patch
       vdpalab kernel module ~/linux/drivers/vdpa/vdpa_sim   one module for the default kernel
+      vdpalab kernel module ~/linux/drivers/vdpa/vdpa_sim --load   and into a lab that is up
       vdpalab kernel config --kernel debug              the options it asks for
     """
 
@@ -85,27 +87,51 @@ def build(update: bool, as_json: bool, **words: Any) -> None:
 @command.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @_source_options
-def module(folder: Path, **words: Any) -> None:
+@click.option("--load", is_flag=True, help="For the kernel of a lab that is up; load them into its L1.")
+@run_option()
+def module(folder: Path, load: bool, where: str, **words: Any) -> None:
     """Compile the modules in FOLDER for a kernel.
 
-    The kernel is not built anew for it. Prints where the modules are.
+    The kernel is not built anew for it. Prints where the modules are. With --load they take the place of modules of
+    the same names in L1, which must not be in use.
 
     \b
-    Example:
+    Examples:
       vdpalab kernel module ~/linux/drivers/vdpa/vdpa_sim
+      vdpalab kernel module ~/linux/drivers/vdpa/vdpa_sim --load
     """
-    from lab.artifacts.kernel import kernel
+    from lab.artifacts.kernel import kernel, kernel_there
     from lab.artifacts.modules import build_modules, check
     from lab.artifacts.store import Store
     from lab.cli.progress import progress
+    from lab.host.modules import replace
+    from lab.topology.attachable import kernel_key, logged_in
 
     request = _request(**words)
+    run_dir = _lab_to_load(request, where, load=load)
     check(folder, finished=request.image is not None)
     with progress() as report:
         store = Store(report=report)
-        built = build_modules(store, kernel(store, request), folder)
-    for path in sorted(built.path.glob("*.ko")):
+        made_for = kernel_there(store, kernel_key(run_dir)) if run_dir else kernel(store, request)
+        built = build_modules(store, made_for, folder)
+    files = sorted(built.path.glob("*.ko"))
+    for path in files:
         click.echo(path)
+    if run_dir:
+        with logged_in(run_dir, "l1") as host:
+            click.echo(f"loaded into l1: {', '.join(replace(host, files, made_for.release))}", err=True)
+
+
+def _lab_to_load(request: KernelRequest, where: str, *, load: bool) -> Path | None:
+    """The run that --load means. Raises InputError for options that do not go with it."""
+    from lab.artifacts.kernel import KernelRequest
+    from lab.evidence.runs import LATEST
+
+    if load and request != KernelRequest():
+        raise InputError(["--load builds for the kernel that the lab runs: no other can be named"])
+    if not load and where != LATEST:
+        raise InputError(["--run needs --load"])
+    return the_run(where) if load else None
 
 
 @command.command()

@@ -6,9 +6,12 @@ A module that is loaded already keeps its parameters, and modprobe says nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import graphlib
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from lab.errors import CommandError, LabError, SiteLacks
+from lab.errors import CommandError, InputError, LabError, SiteLacks
 from lab.host.base import Host
 from lab.host.shell import run_script
 from lab.model import Completed
@@ -28,6 +31,35 @@ shift
 for setting; do
     name=${setting%%=*}
     [ ! -r "$name" ] || printf '%s=%s\\n' "$name" "$(cat "$name")"
+done
+"""
+
+
+# Each module file in $1: its name, the module's, and what it depends on, with commas between.
+_DEPENDS = """
+cd "$1"
+for file in *.ko; do
+    echo "$file $(modinfo -F name "./$file") $(modinfo -F depends "./$file")"
+done
+"""
+
+# Loads NAME=FILE… of the directory $1 in this order, after what is loaded under these names has gone the other way.
+_REPLACE = """
+cd "$1"
+shift
+gone=
+for pair; do
+    gone="${pair%%=*} $gone"
+done
+for name in $gone; do
+    [ ! -d "/sys/module/$name" ] || rmmod "$name"
+done
+for pair; do
+    file=${pair#*=}
+    for need in $(modinfo -F depends "./$file" | tr , ' '); do
+        [ -d "/sys/module/$need" ] || modprobe "$need"
+    done
+    insmod "./$file"
 done
 """
 
@@ -66,6 +98,33 @@ def load_vhost_vdpa(host: Host, entries: int = IOTLB_ENTRIES) -> None:
     Raises what :func:`load` raises.
     """
     load(host, "vhost_vdpa", where_known={"max_iotlb_entries": entries})
+
+
+def replace(host: Host, files: Sequence[Path], release: str) -> list[str]:
+    """Load module files built for ``release``, in place of modules of the same names; return the names as loaded.
+
+    What they depend on beside each other is loaded first. Raises InputError when the host runs another kernel,
+    CommandError when a module is in use or the kernel refuses it.
+    """
+    running = host.run(["uname", "-r"]).text
+    if running != release:
+        raise InputError([f"{host.name} runs Linux {running}, and these modules are for {release}"])
+    folder = f"{host.scratch}/modules-{secrets.token_hex(4)}"
+    host.run(["mkdir", "-p", folder])
+    try:
+        for file in files:
+            host.put(file.read_bytes(), f"{folder}/{file.name}")
+        lines = run_script(host, _DEPENDS, folder).text.splitlines()
+        depends = {file: (name, set(needs.split(","))) for file, name, needs in (line.split(" ") for line in lines)}
+        named = {name: file for file, (name, _) in depends.items()}
+        order = graphlib.TopologicalSorter(
+            {file: [named[need] for need in needs if need in named] for file, (_, needs) in depends.items()}
+        ).static_order()
+        names = {depends[file][0]: file for file in order}
+        run_script(host, _REPLACE, folder, *(f"{name}={file}" for name, file in names.items()))
+    finally:
+        host.run(["rm", "-rf", folder])
+    return list(names)
 
 
 def _text(value: Parameter) -> str:

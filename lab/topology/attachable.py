@@ -70,6 +70,14 @@ def logged_in(run_dir: Path, machine: str) -> Iterator[SshHost]:
         yield host
 
 
+def kernel_key(run_dir: Path) -> str:
+    """The key of the kernel artifact that a run boots. Raises InputError before it is known."""
+    try:
+        return str(json.loads((run_dir / "plan.json").read_text())["artifacts"]["kernel"]["key"])
+    except (OSError, ValueError, LookupError) as error:
+        raise InputError([f"{run_dir}: this lab has no kernel yet"]) from error
+
+
 def ssh_argv(run_dir: Path, machine: str, known_hosts: Path) -> list[str]:
     """The same for ssh(1), for a person: with the pinned host keys in a file made by :func:`known_hosts_text`."""
     way = entrance(run_dir, machine)

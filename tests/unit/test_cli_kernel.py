@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,11 @@ import pytest
 from lab.artifacts import kernel as kernels
 from lab.artifacts import modules
 from lab.artifacts.kernel import Kernel, KernelRequest
-from lab.artifacts.store import Artifact, Store
+from lab.artifacts.store import Artifact, Recipe, Store, cache_root
 from lab.cli import main
+from lab.evidence.record import Record
+
+RUN = "jobs/20260101-000000-abcd/001-net"
 
 
 @pytest.fixture
@@ -86,6 +92,73 @@ def test_no_kernel_is_built_for_modules_that_cannot_be(
     assert "has neither Makefile nor Kbuild" in err
     assert "a finished kernel" in err
     assert asked == []
+
+
+@pytest.fixture
+def up(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
+    """A lab that is up with a kernel of the store, and what was loaded into its L1."""
+    loaded: dict[str, object] = {}
+
+    def build_kernel(into: Path, _progress: object) -> None:
+        (into / "version").write_text("6.18.0-mine\n")
+
+    built = Store().get(Recipe("kernel-default-tree", {"source": "mine"}, build_kernel))
+    plan = {"artifacts": {"kernel": {"release": "6.18.0-mine", "key": built.key}}}
+
+    def build_modules(_store: Store, kernel: Kernel, _folder: Path) -> Artifact:
+        loaded["kernel"] = kernel.artifact.path
+        (built.path.parent / "vdpa_sim.ko").touch()
+        return dataclasses.replace(built, path=built.path.parent)
+
+    def replace(host: str, files: list[Path], release: str) -> list[str]:
+        loaded[host] = [*(file.name for file in files), release]
+        return ["vdpa_sim"]
+
+    monkeypatch.setattr(modules, "build_modules", build_modules)
+    monkeypatch.setattr("lab.host.modules.replace", replace)
+    monkeypatch.setattr("lab.topology.attachable.logged_in", lambda run, name: contextlib.nullcontext(name))
+    with contextlib.closing(Record(cache_root() / RUN)) as record:
+        record.write("plan.json", json.dumps(plan))
+        yield loaded
+
+
+def test_module_is_loaded_into_the_lab_that_is_up_for_its_own_kernel(
+    up: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Kbuild").touch()
+    assert main(["kernel", "module", str(tmp_path), "--load"]) == 0
+    assert up["l1"] == ["vdpa_sim.ko", "6.18.0-mine"]
+    assert str(up["kernel"]).endswith("/files")
+    captured = capsys.readouterr()
+    assert captured.out.endswith("/vdpa_sim.ko\n")
+    assert "loaded into l1: vdpa_sim" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--load"], "no lab is up"),
+        (["--load", "--kernel", "debug"], "no other can be named"),
+        (["--run", "2026"], "--run needs --load"),
+    ],
+)
+def test_what_cannot_be_loaded(words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Kbuild").touch()
+    Record(cache_root() / RUN).close()  # a run that has ended
+    assert main(["kernel", "module", str(tmp_path), *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_lab_without_a_kernel_yet_and_one_whose_kernel_was_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Kbuild").touch()
+    with contextlib.closing(Record(cache_root() / RUN)) as record:
+        assert main(["kernel", "module", str(tmp_path), "--load"]) == 2
+        assert "has no kernel yet" in capsys.readouterr().err
+        record.write("plan.json", '{"artifacts": {"kernel": {"key": "0123"}}}')
+        assert main(["kernel", "module", str(tmp_path), "--load"]) == 2
+        assert "the kernel 0123 is no longer in the store" in capsys.readouterr().err
 
 
 def test_unknown_kernel(capsys: pytest.CaptureFixture[str]) -> None:
