@@ -39,6 +39,11 @@ def note_entrance(record: Record, machine: str, address: SshAddress, jump: str |
     record.write(f"machines/{machine}/{ENTRANCE}", text + "\n")
 
 
+def forget_entrance(record: Record, machine: str) -> None:
+    """Nobody answers there any more."""
+    (record.path / "machines" / machine / ENTRANCE).unlink(missing_ok=True)
+
+
 def entrances(run_dir: Path) -> dict[str, Entrance]:
     """Every machine of a run that could be logged in to, by its name. Raises LabError for a broken file."""
     return {path.parent.name: _read(path) for path in sorted(run_dir.glob(f"machines/*/{ENTRANCE}"))}

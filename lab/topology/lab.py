@@ -27,7 +27,7 @@ from lab.machine.keys import KeyPair, make_key
 from lab.machine.machine import Machine
 from lab.machine.process import LocalQemu, NestedQemu
 from lab.model import DeviceClass, Level, Metric, QemuDevice
-from lab.topology.attachable import note_entrance
+from lab.topology.attachable import forget_entrance, note_entrance
 from lab.topology.plan import BLOCK_BYTES, Plan
 from lab.topology.preflight import check_programs
 from lab.topology.undo import Undo
@@ -162,6 +162,7 @@ class Lab:
         """The guest runs at ``destination`` now; what was reached through ``source`` answers nobody any more."""
         source.shell.close()
         source.host = None
+        forget_entrance(self.record, source.name)
         return self.log_in(destination)
 
     def _boot_l1(self, site: NestedSite) -> SshHost:

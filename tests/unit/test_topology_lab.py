@@ -238,6 +238,7 @@ def test_an_incoming_guest_has_the_key_of_the_one_that_moves(record: Record, wor
     moved = lab.guest_moved(source, destination)
     assert world.did[-2:] == ["close l2", "login l2dst through l1"]
     assert (destination.shell, source.host) == (moved, None)
+    assert set(entrances(record.path)) == {"l1", "l2dst"}, "`shell l2` would lead to nobody"
     assert world.addresses["l2dst"].port != world.addresses["l2"].port
 
 
