@@ -63,6 +63,6 @@ def _start_guest(lab: Any, name: str, devices: Sequence[Any], incoming: bool) ->
     host = None if incoming else FakeHost({}, lab.shells / name, name)
     process = SimpleNamespace(pid=4711, folder=folder)
     lab.guests[name] = SimpleNamespace(
-        name=name, machine=machine, process=process, host=host, shell=host, held_before=Held(0, ())
+        name=name, machine=machine, process=process, host=host, shell=host, held_before=None if devices else Held(0, ())
     )
     return lab.guests[name]

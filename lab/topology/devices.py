@@ -96,6 +96,8 @@ def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
         guest.machine.plug(given)
     else:
         guest = lab.start_guest("l2", [given])
+        # A QEMU that starts with its device held nothing before.
+        guest.held_before = process.Held(0, ())
         lab.undo.callback("QEMU l2 before its device", guest.machine.quit)
     return _path_in_guest(lab, guest, devices), given
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lab.checks.process import Held
 from lab.evidence.record import Record
 from lab.host.endpoints import BlockEnd, NetEnd
 from lab.host.vdpa import VdpaDevice
@@ -151,6 +152,12 @@ def test_qemu_lets_go_of_a_device_before_it_is_unbound(record: Record, below: Be
     below.seen.clear()
     lab.undo.unwind()
     assert below.seen.index("quit l2") < below.seen.index(f"-vhost {MAIN}") < below.seen.index("-vp_vdpa")
+
+
+def test_a_guest_that_boots_with_its_device_held_nothing_before(record: Record, below: Below) -> None:
+    lab = fake_lab(record, "net-vp_vdpa-vhost_vdpa-unplug", cold=True)
+    bring_up(lab)
+    assert lab.guests["l2"].held_before == Held(0, ())
 
 
 def test_ends_of_a_network_path(record: Record, below: Below) -> None:
