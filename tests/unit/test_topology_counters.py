@@ -75,6 +75,8 @@ def test_a_function_has_interrupts_and_a_back_end(record: Record, monkeypatch: p
     lab.l1 = SimpleNamespace(process=SimpleNamespace(folder=Path("/l1")))  # type: ignore[assignment]
     assert sample(lab, DEVICE) == {"irqs": 45, "backend_to": 5, "backend_from": 6}
     assert seen == [(Path("/l1/vf1.pcap"), lab.plan.macs["vf1"])]
+    assert sample(lab, DEVICE, often=True) == {"irqs": 45}
+    assert len(seen) == 1, "the capture is not read at each look"
 
 
 def test_a_block_function_is_counted_by_its_qemu(record: Record) -> None:
