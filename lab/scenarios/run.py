@@ -57,6 +57,8 @@ class _Run:
     found: Findings = dataclasses.field(default_factory=Findings)
     error: BaseException | None = None
     stopped: bool = False
+    # From then on a person may have had a hand in what is seen.
+    kept: bool = False
 
     @property
     def complete(self) -> bool:
@@ -87,6 +89,7 @@ def _stay(run: _Run) -> None:
     result = _conclude(run, ())
     if _keep(run.request, result) and not isinstance(run.error, Interrupted):
         _write(run.record, result)
+        run.kept = True
         wait_while_kept(run.record, run.lab, result)
 
 
@@ -168,6 +171,8 @@ def _judge(run: _Run) -> None:
 
 def _judge_undo(run: _Run, lab: Lab) -> None:
     """Look at L1 again when devices and guests are gone: deleting a device is where many a kernel fault shows."""
+    if run.kept:
+        return
     logs = Logs({"l1": read_log(lab.host)})
     known = {(check.name, check.seen) for check in run.found.checks}
     again = judge_machines(lab, logs, complete=False, only={"l1"})
@@ -177,7 +182,7 @@ def _judge_undo(run: _Run, lab: Lab) -> None:
 def _undo(run: _Run, undo: Undo) -> list[str]:
     with run.record.step("undo"):
         failed = undo.unwind(lambda: _pointless(run))
-    if run.lab:
+    if run.lab and not run.kept:
         run.found.checks += judge_ends(run.lab)
     return failed
 

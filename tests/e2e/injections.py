@@ -210,6 +210,19 @@ def interrupted_in(step: str, *words: str) -> Provoke:
     return provoke
 
 
+def by_hand(script: str, *words: str) -> Provoke:
+    """Keep a lab that has passed, run a script on its L1 as a person would, and end it."""
+
+    def provoke(stage: Stage) -> Ended:
+        with stage.cli.running(*words, "--keep") as running:
+            run_dir = running.wait_event(lambda event: event["event"] == "kept", "the kept lab")
+            on("l1", script)(stage, running, run_dir)
+            running.interrupt()
+            return running.end()
+
+    return provoke
+
+
 def left_its_core(result: Result) -> None:
     """Where this machine's core_pattern (core(5)) lets a core be left at all."""
     if not Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/")):

@@ -27,6 +27,7 @@ from tests.e2e.injections import (
     VF_IN_L2,
     Provoke,
     Stage,
+    by_hand,
     corrupt_disk,
     during,
     flipped_byte,
@@ -114,6 +115,7 @@ TABLE: dict[str, Case] = {
     "disk full in the cache": Case(
         full_disk, "ERROR", "lab", None, r"guest-image: no space left in the cache .* \(\d+ MiB free\)", "push",
     ),
+    "splat by hand in a kept lab": Case(by_hand(SPLAT, IN_L1), "PASS", None, None, PASSED),
     "artifact corrupted": Case(flipped_byte, "PASS", None, None, PASSED),
     # What happens to the lab itself
     "runner killed": Case(

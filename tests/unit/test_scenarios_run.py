@@ -483,6 +483,17 @@ def test_a_qemu_that_crashes_while_it_ends_fails_the_run(run: Callable[..., RunR
     assert "signal 11" in result.reason
 
 
+@pytest.mark.parametrize(("keep", "verdict"), [("always", Verdict.PASS), ("on-fail", Verdict.FAIL)])
+def test_what_is_done_by_hand_in_a_kept_lab_is_not_judged(
+    run: Callable[..., RunResult], world: World, keep: str, verdict: Verdict
+) -> None:
+    process = SimpleNamespace(level=Level.L0_QEMU, describe_end=str)
+    world.machines["l1"] = SimpleNamespace(crashed=-11, process=process)
+    world.judged_after = [SPLAT]
+    result = run(keep=keep)
+    assert (result.verdict, SPLAT in result.checks) == (verdict, verdict is Verdict.FAIL)
+
+
 def test_no_verdict_is_written_before_the_undo(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     monkeypatch.setattr(world, "_undo", lambda _name: seen.append((tmp_path / "result.json").exists()))
