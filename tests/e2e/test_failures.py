@@ -102,6 +102,10 @@ TABLE: dict[str, Case] = {
     "dead data path: private RAM": Case(
         plainly(str(SCENARIOS / "dead-private_ram.toml")), "FAIL", "l1-qemu", "l2", "data path: tx bytes: .*grew by 0",
     ),
+    "dead data path: before a migration": Case(
+        plainly("net-vdpa_sim-vhost_vdpa-migrate", "--set", "device.use_va=true", "--set", "inject.private_ram=true"),
+        "FAIL", "l1-qemu", "l2", "data path: tx bytes: .*grew by 0",
+    ),
     # What the site or the lab lacks
     "module missing": Case(lacking_module, "SKIP", "lab", None, r"the site lacks module vdpa_sim \(kernel .* of l1\)"),
     "no ACCESS_PLATFORM": Case(

@@ -273,7 +273,8 @@ def test_migrate(record: Record, world: World) -> None:
     assert failed(found) == []
     assert did(lab) == ["start l2dst with 1 devices, incoming"]
     assert world.did == [
-        "start background", "migrate", "rehost from l2 to l2dst", "stop background", "finish background",
+        "start source", "finish source", "start background", "migrate", "rehost from l2 to l2dst",
+        "stop background", "finish background",
         "start destination", "finish destination",
     ]  # fmt: skip
     assert steps(record) == ["destination", "migrate"]
@@ -290,6 +291,27 @@ def test_traffic_that_does_not_go_on_at_the_destination(record: Record, world: W
     world.dead.add(SECOND.name)
     _, found = run(record, "net-vdpa_sim-vhost_vdpa-migrate")
     assert "traffic goes on at the destination" in failed(found)
+
+
+def test_what_the_device_at_the_destination_counts_and_nobody_can_read_is_unproven(
+    record: Record, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample(lab: Any, device: VdpaDevice, *, often: bool = False) -> dict[str, int]:
+        return {} if device is SECOND and often else world.sample(lab, device, often=often)
+
+    monkeypatch.setattr(module, "sample", sample)
+    _, found = run(record, "net-vdpa_sim-vhost_vdpa-migrate")
+    [check] = [check for check in found.checks if check.name == "traffic goes on at the destination"]
+    assert (check.verdict, check.seen) == (Verdict.ERROR, "v1b: tx bytes could not be read")
+
+
+def test_a_path_that_was_dead_before_the_migration_is_told(record: Record, world: World) -> None:
+    world.dead.add(MAIN.name)
+    found = Findings()
+    with pytest.raises(DeadlineExceeded):
+        run(record, "net-vdpa_sim-vhost_vdpa-migrate", found)
+    assert "data path: tx bytes" in failed(found)
+    assert "migrate" not in world.did
 
 
 def test_a_migration_that_fails(record: Record, world: World) -> None:
