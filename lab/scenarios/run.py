@@ -165,7 +165,8 @@ def _judge(run: _Run) -> None:
     if run.lab is None:
         return
     with run.record.step("judge"):
-        logs = collect(run.lab)
+        # Who interrupts a run waits for its end, and kills it in the end.
+        logs = collect(run.lab, scan=not isinstance(run.error, Interrupted))
         run.found.checks += judge_machines(run.lab, logs, complete=run.complete)
 
 

@@ -52,6 +52,7 @@ class World:
         self.l1_status: int | None = None
         self.machines: dict[str, Any] = {}
         self.judged_after: list[Check] = []
+        self.scanned: bool | None = None
 
     def step(self, name: str, stack: Any = None) -> None:
         if stack:
@@ -124,6 +125,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         found.metrics.append(Metric("tcp", 9.0, "Mbit/s"))
         world.step("exercise")
 
+    def collect(_lab: Any, *, scan: bool) -> Any:
+        world.scanned = scan
+        world.step("collect")
+
     def judge_machines(_lab: Any, _logs: Any, *, complete: bool, only: Any = None) -> list[Check]:
         if only:
             assert only == {"l1"}
@@ -139,7 +144,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "attach": attach,
         "exercise": exercise,
         "read_log": lambda _host: "a log",
-        "collect": lambda _lab: world.step("collect"),
+        "collect": collect,
         "judge_machines": judge_machines,
         "load_findings": lambda: world.findings,
         "wait_while_kept": lambda _record, _lab, result: world.kept.append(result.verdict),
@@ -236,6 +241,7 @@ def test_what_ends_a_step_ends_the_run_in_order(
     assert (Path(result.run_dir) / "traceback.txt").exists() == (type(error) in (ZeroDivisionError, OSError))
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         assert result.reason == "interrupted"
+        assert not world.scanned or at == "collect", "there is no time for it"
     if at in ("host", "guest", "devices", "attach", "exercise"):
         assert world.complete is False
 

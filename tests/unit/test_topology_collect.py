@@ -51,6 +51,13 @@ def test_everything_that_answers_is_asked(lab: Any, record: Record) -> None:
     assert noted(record) == []
 
 
+def test_a_scan_for_leaks_is_left_out_when_there_is_no_time(lab: Any) -> None:
+    assert collect(lab).leaks == {"l1": "an answer", "l2": "an answer"}
+    lab.host.commands.clear()
+    assert collect(lab, scan=False).leaks == {}
+    assert not [command for command in lab.host.commands if "kmemleak" in command]
+
+
 def test_who_does_not_answer_is_noted(lab: Any, record: Record) -> None:
     def dead(_command: str) -> None:
         raise StateError("l1 is exited")
