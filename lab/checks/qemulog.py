@@ -60,6 +60,9 @@ HARMLESS = (
 
 # Every message starts with the program's name; the rest of its line is matched above.
 _PREFIX = re.compile(r"^(?:\S*qemu\S*|kvm): ", re.MULTILINE)
+# What differs between two lines that say the same.
+_VARIES = re.compile(r"0x[0-9a-f]+|\d+")
+_DEAD = "dead data path: "
 
 
 def judge(
@@ -68,6 +71,7 @@ def judge(
     """Judge the whole stderr of the QEMU that runs ``machine``; None when it could not be read. ``level`` is QEMU's.
 
     A line that is not in the table of harmless ones fails: it is looked at once, and then fixed or added with a reason.
+    One FAIL per distinct line, so that a known finding explains its own and hides no other; else one PASS.
     """
     if text is None:
         return [Check.unproven(_NAME, "stderr could not be read", _EXPECTED, machine=machine)]
@@ -77,16 +81,27 @@ def judge(
     if not bad:
         seen = _clean_sentence(harmless, len(lines))
         return [Check(_NAME, Verdict.PASS, seen, _EXPECTED, machine=machine)]
-    seen = "\n".join([*_meanings(bad), *bad[:_SHOWN], *_more(len(bad))])
-    return [Check.judged(_NAME, False, seen, _EXPECTED, level=level, machine=machine)]
+    told = _distinct(bad)
+    return [
+        Check.judged(_NAME, False, seen, _EXPECTED, level=level, machine=machine)
+        for seen in [*told[:_SHOWN], *_more(len(told))]
+    ]
 
 
-def _meanings(bad: Sequence[str]) -> list[str]:
-    """What the lines mean, where that is known; what they have in common comes first."""
-    text = "\n".join(bad)
-    dead = [f"dead data path: {phrase.meaning}" for phrase in DEAD_DATA_PATH if re.search(phrase.pattern, text)]
-    faults = ["IOMMU fault: a device used memory that is not mapped"] if all(map(_IOMMU_FAULT.match, bad)) else []
-    return list(dict.fromkeys(faults + dead))
+def _distinct(bad: Sequence[str]) -> list[str]:
+    """Lines that say different things, with what they mean; what is known to end a data path comes first."""
+    first: dict[str, str] = {}
+    for line in bad:
+        first.setdefault(_VARIES.sub("#", line), line)
+    return sorted(map(_told, first.values()), key=lambda told: not told.startswith(_DEAD))
+
+
+def _told(line: str) -> str:
+    """A line, with what it means before it where that is known."""
+    if _IOMMU_FAULT.match(line):
+        return f"IOMMU fault: a device used memory that is not mapped\n{line}"
+    meaning = next((phrase.meaning for phrase in DEAD_DATA_PATH if re.search(phrase.pattern, line)), "")
+    return f"{_DEAD}{meaning}\n{line}" if meaning else line
 
 
 def _without_harmless(text: str, migrates: bool) -> tuple[str, list[str]]:
@@ -105,4 +120,4 @@ def _clean_sentence(harmless: Sequence[str], expected: int) -> str:
 
 
 def _more(count: int) -> list[str]:
-    return [f"… and {count - _SHOWN} more lines"] if count > _SHOWN else []
+    return [f"… and {count - _SHOWN} more different lines"] if count > _SHOWN else []

@@ -31,10 +31,15 @@ HARMLESS = (
 )
 
 
+def judge_all(text: str | None, expected: tuple[Expected, ...] = ()) -> list[Check]:
+    checks = qemulog.judge(text, machine="l2", level=Level.L1_QEMU, expected=expected)
+    assert {check.name for check in checks} == {"clean QEMU stderr"}
+    return checks
+
+
 def judge(text: str | None, expected: tuple[Expected, ...] = ()) -> Check:
-    (check,) = qemulog.judge(text, machine="l2", level=Level.L1_QEMU, expected=expected)
-    assert check.name == "clean QEMU stderr"
-    return check
+    """The first check, which gives a run its reason."""
+    return judge_all(text, expected)[0]
 
 
 def test_silence() -> None:
@@ -62,10 +67,10 @@ def test_all_harmless_lines_together() -> None:
 
 @pytest.mark.parametrize("text", DEAD.values(), ids=DEAD)
 def test_each_way_of_a_dead_data_path(text: str) -> None:
-    check = judge("".join(HARMLESS) + text)
-    assert (check.verdict, check.level, check.machine) == (Verdict.FAIL, Level.L1_QEMU, "l2")
-    assert check.seen.startswith("dead data path: ")
-    assert "terminating" not in check.seen
+    checks = judge_all("".join(HARMLESS) + f"{Q}something new\n" + text)
+    assert {(check.verdict, check.level, check.machine) for check in checks} == {(Verdict.FAIL, Level.L1_QEMU, "l2")}
+    assert [check.seen.startswith("dead data path: ") for check in checks] == [True, True, False]
+    assert not [check for check in checks if "terminating" in check.seen]
 
 
 @pytest.mark.parametrize(
@@ -90,13 +95,19 @@ def test_iommu_faults_are_told_as_what_they_are() -> None:
         f"{Q}vtd_iommu_translate: detected translation failure (dev=01:00:01, iova=0x31a3002)\n"
         f"{Q}New fault is not recorded due to compression of faults\n"
     )
-    assert judge(faults).seen.startswith("IOMMU fault: ")
-    assert not judge(f"{faults}{Q}something else\n").seen.startswith("IOMMU fault")
+    seen = [check.seen for check in judge_all(f"{faults}{Q}something else\n")]
+    assert [text.startswith("IOMMU fault: ") for text in seen] == [True, True, True, False]
+
+
+def test_each_line_is_a_check_of_its_own_and_told_once() -> None:
+    text = f"{Q}first (iova=0x1f)\n{Q}second 1\n{Q}first (iova=0x2a)\n{Q}second 2\n"
+    assert [check.seen for check in judge_all(text)] == ["first (iova=0x1f)", "second 1"]
 
 
 def test_a_flood_is_cut() -> None:
-    check = judge("".join(f"line {number}\n" for number in range(100)))
-    assert check.seen.endswith("… and 88 more lines")
+    words = [f"{first}{second}" for first in "abcdefghij" for second in "abcdefghij"]
+    seen = [check.seen for check in judge_all("\n".join(words))]
+    assert (len(seen), seen[-1]) == (13, "… and 88 more different lines")
 
 
 def test_what_the_scenario_expects_is_no_failure() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lab.checks import qemulog
 from lab.config import finding as config
 from lab.config.finding import Finding, load_findings
 from lab.config.strict import validate
@@ -122,6 +123,16 @@ def test_findings_are_read_from_their_folder(tmp_path: Path, monkeypatch: pytest
 
 def test_the_findings_of_the_project_are_sound() -> None:
     assert [finding.id for finding in load_findings()] == sorted({finding.id for finding in load_findings()})
+
+
+def test_a_known_line_of_a_qemu_hides_no_other() -> None:
+    stderr = "qemu-system-x86_64: a known nuisance\nqemu-system-x86_64: something new\n"
+    finding = validate(Finding, {**DATA, "level": "l1-qemu", "pattern": "nuisance", "scenarios": []}, "F001")
+    checks = qemulog.judge(stderr, machine="l2", level=Level.L1_QEMU)
+    found, known = apply(checks, [finding], scenario="net-x", kernel="6.12.9-lab", qemu_l0="0.0.0", qemu_l1="11.1.3")
+    assert known == ("F001",)
+    assert [check.verdict for check in found] == [Verdict.PASS, Verdict.FAIL]
+    assert found[1].seen == "something new"
 
 
 def test_a_known_fault_proves_nothing() -> None:
