@@ -54,10 +54,12 @@ class FakeProcess(QemuProcess):
     def poll(self) -> int | None:
         return self.status
 
-    def stop(self) -> None:
-        if self.started and self.status is None:
+    def stop(self) -> bool:
+        ran = bool(self.started) and self.status is None
+        if ran:
             self.status, self.forced = -15, True
         self.qmp.hang_up()
+        return ran
 
 
 def make_machine(record: Record, name: str = "l1", *, obeys: bool = True) -> tuple[Machine, FakeProcess]:

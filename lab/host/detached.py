@@ -55,22 +55,22 @@ class Detached:
         status, size, printed = done.stdout.split(b"\n", 2)
         return Completed(self.argv, int(status), printed[: int(size)], printed[int(size) :], 0.0)
 
-    def stop(self, host: Host) -> None:
-        """Ask it to end, with everything it started; one that has ended is fine."""
-        self._signal(host, "TERM")
+    def stop(self, host: Host) -> bool:
+        """Ask it to end, with everything it started; one that has ended is fine. Returns whether it was there."""
+        return self._signal(host, "TERM")
 
     def kill(self, host: Host) -> None:
         """End it by force, with everything it started; no status is left behind."""
         self._signal(host, "KILL")
 
-    def _signal(self, host: Host, name: str) -> None:
+    def _signal(self, host: Host, name: str) -> bool:
         # The one spelling that dash, busybox ash and bash all take: dash refuses `--`, and `-s TERM` with a group.
         # The number of a group that has ended may be somebody else's.
-        script = '[ -e "$0/rc" ] || kill "-$1" "-$(cat "$0/pid")"'
+        script = '[ ! -e "$0/rc" ] && kill "-$1" "-$(cat "$0/pid")"'
         try:
-            host.run(["sh", "-c", script, self.folder, name], check=False)
+            return host.ok(["sh", "-c", script, self.folder, name])
         except Unreachable:
-            return
+            return False
 
 
 def start(host: Host, argv: Sequence[str]) -> Detached:

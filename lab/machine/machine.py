@@ -63,8 +63,10 @@ class Machine:
         # Set while the lab itself ends this QEMU, or a scenario does it on purpose.
         self.end_expected = False
         self._closed = False
-        # The signal, as a negative number, of a QEMU that died while it was ending by itself as asked.
-        self.crashed = 0
+        # How it ended if it did not end by itself as asked: the signal that it died of on the way, or by force.
+        self.bad_end = ""
+        # Stretches the time that QEMU has to end.
+        self.slowness = 1.0
 
     @property
     def qmp(self) -> Qmp:
@@ -75,6 +77,7 @@ class Machine:
     def launch(self, *, incoming: bool = False, slowness: float = 1.0) -> None:
         """Start QEMU and its monitor. Raises MachineDied with QEMU's own words when it refuses the command line."""
         self._require(State.DEFINED)
+        self.slowness = slowness
         self._launched_at = time.monotonic()
         try:
             sock = self.process.start()
@@ -188,22 +191,32 @@ class Machine:
         if self._closed:
             return
         self._closed = True
-        if self.state in _LIVE:
-            self.end_expected = True
-            self._record.event("machine-quit", machine=self.name)
-            with contextlib.suppress(LabError):
-                self._qmp.execute("quit", timeout_s=_QUIT_S)
-                wait_until(lambda: self.process.poll() is not None, Deadline(_QUIT_S), f"{self.name}: the end of QEMU")
+        hangs = self.state in _LIVE and self._ask_to_end()
         self._qmp.close()
         status = self.process.poll() if self.state is not State.DEFINED else 0
         if status is None:
             self._record.event("machine-killed", machine=self.name)
         elif status < 0 and self.end_expected:
-            self.crashed = status
+            self.bad_end = self.process.describe_end(status)
             self._record.event("machine-exit", machine=self.name, status=status)
-        self.process.stop()
+        if self.process.stop() and hangs:
+            self.bad_end = "had to be killed"
         if self.state is not State.DEFINED:
             self._enter(State.EXITED)
+
+    def _ask_to_end(self) -> bool:
+        """`quit` over QMP; whether time went by and nothing happened."""
+        self.end_expected = True
+        self._record.event("machine-quit", machine=self.name)
+        limit_s = _QUIT_S * self.slowness
+        try:
+            self._qmp.execute("quit", timeout_s=limit_s)
+            wait_until(lambda: self.process.poll() is not None, Deadline(limit_s), f"{self.name}: the end of QEMU")
+        except DeadlineExceeded:
+            return True
+        except LabError:
+            pass  # a monitor that is gone cannot be asked
+        return False
 
     def _console_ready(self) -> bool:
         console = self.process.console.read_text(errors="replace") if self.process.console.exists() else ""

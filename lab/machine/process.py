@@ -24,6 +24,9 @@ from lab.machine.argv import CONSOLE, CONSOLE_LOG, GDB, MONITOR, PIDFILE
 from lab.model import Level
 from lab.wait import Deadline, wait_until
 
+# From SIGTERM to SIGKILL, in seconds.
+_STOP_S = 10.0
+
 
 class QemuProcess(abc.ABC):
     """A QEMU that was started; ``folder`` is its place in the run directory, ``level`` whose fault its death is."""
@@ -51,8 +54,8 @@ class QemuProcess(abc.ABC):
         """Exit status (negative: the signal that ended it), None while it runs or when nobody can tell."""
 
     @abc.abstractmethod
-    def stop(self) -> None:
-        """End it by force if it still runs, and give back what belongs to it."""
+    def stop(self) -> bool:
+        """End it by force if it still runs, and give back what belongs to it. Returns whether it was seen to run."""
 
     @staticmethod
     def describe_end(status: int) -> str:
@@ -104,12 +107,14 @@ class LocalQemu(QemuProcess):
         assert self._process is not None
         return self._process.wait(deadline)
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """SIGTERM, then SIGKILL; a QEMU that was killed leaves its sockets, which lead nowhere, and a pid of nobody."""
+        ran = self._process is not None and self._process.poll() is None
         if self._process:
             self._process.stop()
             for name in (MONITOR, CONSOLE, GDB, PIDFILE):
                 (self.folder / name).unlink(missing_ok=True)
+        return ran
 
 
 class NestedQemu(QemuProcess):
@@ -181,17 +186,23 @@ class NestedQemu(QemuProcess):
         status = int(done.text or "0")
         return 128 - status if status > 128 else status
 
-    def stop(self) -> None:
-        """Kill its process group in L1 when it still runs there; stop copying."""
+    def stop(self) -> bool:
+        """Kill its process group in L1 when it still runs there; stop copying, but for what it said at its very end."""
+        ran = ended = False
         try:
             if self._job and self.poll() is None:
-                self._job.stop(self.host)
-                wait_until(lambda: self.poll() is not None, Deadline(10), "the nested QEMU's end", every_s=0.2)
+                ran = self._job.stop(self.host)
+                wait_until(lambda: self.poll() is not None, Deadline(_STOP_S), "the nested QEMU's end", every_s=0.2)
+            ended = True
         except DeadlineExceeded:
             assert self._job is not None
             self._job.kill(self.host)
         finally:
             self._stack.close()
+        if self._job and ended:
+            with contextlib.suppress(LabError):
+                self.stderr.write_bytes(self.host.get(f"{self._job.folder}/err"))
+        return ran
 
 
 def _allow_core() -> None:

@@ -175,16 +175,20 @@ def _judge_undo(run: _Run, lab: Lab) -> None:
     if run.kept:
         return
     logs = Logs({"l1": read_log(lab.host)})
-    known = {(check.name, check.seen) for check in run.found.checks}
-    again = judge_machines(lab, logs, complete=False, only={"l1"})
-    run.found.checks += [c for c in again if c.verdict is Verdict.FAIL and (c.name, c.seen) not in known]
+    run.found.checks += _new_faults(run, judge_machines(lab, logs, complete=False, only={"l1"}))
+
+
+def _new_faults(run: _Run, again: Sequence[Check]) -> list[Check]:
+    """What a second look finds that the first had not."""
+    known = {(check.name, check.machine, check.seen) for check in run.found.checks}
+    return [c for c in again if c.verdict is Verdict.FAIL and (c.name, c.machine, c.seen) not in known]
 
 
 def _undo(run: _Run, undo: Undo) -> list[str]:
     with run.record.step("undo"):
         failed = undo.unwind(lambda: _pointless(run))
     if run.lab and not run.kept:
-        run.found.checks += judge_ends(run.lab)
+        run.found.checks += _new_faults(run, judge_ends(run.lab))
     return failed
 
 

@@ -26,19 +26,23 @@ def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collect
 
 
 def judge_ends(lab: Lab) -> list[Check]:
-    """Judge how each QEMU ended that was asked to: one that a signal ended on the way has crashed."""
-    return [
+    """Judge how each QEMU ended that was asked to, and what it said until then.
+
+    One that a signal ended on the way has crashed; one that did not end has hung.
+    """
+    checks = [
         Check.judged(
             "QEMU ends when asked",
             False,
-            machine.process.describe_end(machine.crashed),
+            machine.bad_end,
             "exit status 0",
             level=machine.process.level,
             machine=name,
         )
         for name, machine in lab.machines.items()
-        if machine.crashed
+        if machine.bad_end
     ]
+    return checks + [check for name, machine in lab.machines.items() for check in _stderr(lab, name, machine)]
 
 
 def _alive(name: str, machine: Machine) -> Check:

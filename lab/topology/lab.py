@@ -184,7 +184,7 @@ class Lab:
         self.undo.callback("QEMU l1", machine.quit)
         machine.launch()
         machine.wait_ready(Deadline(_L1_LIMIT_S))
-        self.slowness["l1"] = max(1.0, machine.ready_s / L1_READY_S)
+        machine.slowness = self.slowness["l1"] = max(1.0, machine.ready_s / L1_READY_S)
         self.record.event("slowness", **self.slowness)
         assert self._identity is not None
         address = SshAddress("127.0.0.1", machine.forwarded_port(), "root", self._identity.private, key.public)

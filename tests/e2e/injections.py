@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import proc
+from lab.artifacts import bundle
+from lab.artifacts.hostimage import QEMU_DATA
+from lab.artifacts.qemu import PROGRAM
 from lab.artifacts.store import cache_root
 from lab.machine.keys import make_key
 from lab.report.events import read_events
@@ -208,6 +212,24 @@ def interrupted_in(step: str, *words: str) -> Provoke:
         return ended
 
     return provoke
+
+
+# A QEMU in a process that stays when QEMU has ended; what asks for its version does end.
+_STAYS = """#!/bin/sh
+{qemu} "$@"
+case "$*" in *-qmp*) exec sleep 1000 ;; esac
+"""
+
+
+def qemu_that_stays(stage: Stage) -> Ended:
+    """Bring a QEMU for L1 that does not end when it is asked to."""
+    image = cache_root() / "artifacts/entries/host-image" / stage.artifacts["host_image"] / "files/qemu"
+    data = [word for folder in QEMU_DATA for word in ("-L", str(image / folder))]
+    qemu = stage.folder / PROGRAM
+    qemu.write_text(_STAYS.format(qemu=shlex.join([*bundle.argv(image, PROGRAM), *data])))
+    qemu.chmod(0o755)
+    # Proving an accelerator is also done with it, and waits for its end.
+    return stage.cli.run(IN_L1, "--accel", "tcg", "--qemu-l0", str(qemu))
 
 
 def by_hand(script: str, *words: str) -> Provoke:

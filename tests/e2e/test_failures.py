@@ -40,6 +40,7 @@ from tests.e2e.injections import (
     left_its_core,
     on,
     plainly,
+    qemu_that_stays,
     swap_identity,
 )
 
@@ -87,6 +88,7 @@ TABLE: dict[str, Case] = {
         during("exercise", kill("machines/l1/qemu.pid", signal.SIGSEGV), IN_L1, *LONG),
         "FAIL", "l0-qemu", "l1", r"SIGSEGV|killed by signal 11\b", also=left_its_core,
     ),
+    "QEMU does not end": Case(qemu_that_stays, "FAIL", "l0-qemu", "l1", "QEMU ends when asked: .*had to be killed"),
     "data corrupted": Case(
         during("exercise", corrupt_disk, DISK_IN_L1), "FAIL", "l1-kernel", "l1", "integrity: .*verify", "push",
     ),

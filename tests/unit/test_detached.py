@@ -53,10 +53,10 @@ def test_what_is_printed_on_the_way_out_is_kept(host: LocalHost) -> None:
         host, ["sh", "-c", "trap 'echo last words; exit 0' TERM; echo ready; while :; do sleep 0.05; done"]
     )
     _started(job)
-    job.stop(host)
+    assert job.stop(host)
     done = job.finish(host, 10)
     assert (done.returncode, done.stdout) == (0, b"ready\nlast words\n")
-    job.stop(host)
+    assert not job.stop(host)
 
 
 def test_the_group_of_a_job_that_has_ended_is_not_signalled(host: LocalHost) -> None:

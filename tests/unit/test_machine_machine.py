@@ -225,7 +225,7 @@ def test_quit_is_done_once(running: Machine, process: FakeProcess, record: Recor
     running.quit()
     running.quit()
     assert process.qmp.asked == ["quit"]
-    assert (process.status, process.forced, running.state) == (0, False, State.EXITED)
+    assert (process.status, process.forced, running.state, running.bad_end) == (0, False, State.EXITED, "")
     assert kinds(record).count("machine-quit") == 1
     assert "machine-killed" not in kinds(record)
     running.check_alive()
@@ -239,7 +239,30 @@ def test_a_qemu_that_does_not_obey_is_killed_and_that_is_recorded(
     machine.launch()
     machine.quit()
     assert process.forced
+    assert machine.bad_end == "had to be killed"
     assert "machine-killed" in kinds(record)
+
+
+def test_a_qemu_of_a_slow_machine_has_more_time_to_end(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_QUIT_S", 0.05)
+    machine, process = make_machine(record, obeys=False)
+    machine.launch(slowness=100)
+    looks = iter(range(5))
+    monkeypatch.setattr(process, "poll", lambda: None if next(looks, None) is not None else 0)
+    machine.quit()
+    assert machine.bad_end == ""
+
+
+def test_a_qemu_whose_monitor_is_gone_was_not_asked(running: Machine, process: FakeProcess) -> None:
+    process.qmp.hang_up()
+    running.quit()
+    assert (process.forced, running.bad_end) == (True, "")
+
+
+def test_a_qemu_that_dies_while_it_ends(running: Machine, process: FakeProcess) -> None:
+    process.qmp.answers["quit"] = lambda _arguments: process.dies(-11)
+    running.quit()
+    assert running.bad_end == "SIGSEGV"
 
 
 def test_quit_after_a_death_asks_nobody(running: Machine, process: FakeProcess) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,19 @@ class Inside(Host):
         super().__init__("l1", Record(folder / "record"))
         self.status: str | None = None
         self.monitor = Pipe()
+        self.words = b""
         self.asked = 0
         self.gone = False
+        self.killed: Callable[[], object] = lambda: None
 
     def _execute(self, argv: Sequence[str], data: bytes, deadline: Deadline) -> Completed:
         if self.gone:
             raise Unreachable("gone")
+        if "kill" in shlex.join(argv):
+            self.killed()
         status = 0
+        if argv[0] == "cat" and argv[-1].endswith("/err"):
+            return Completed(tuple(argv), 0, self.words, b"", 0.0)
         if argv[0] == "cat":
             self.asked += 1
             status = 0 if self.status is not None else 1
@@ -99,6 +106,26 @@ def test_who_hung_up_is_asked_for(qemu: NestedQemu, inside: Inside, status: str,
     inside.status = status
     inside.monitor.close()
     assert ends(qemu) == meaning
+
+
+def test_its_last_words_are_fetched(qemu: NestedQemu, inside: Inside) -> None:
+    inside.words, inside.status = b"vhost vdpa unmap fail!\n", "0"
+    assert qemu.stop() is False
+    assert qemu.stderr.read_bytes() == inside.words
+
+
+def test_one_that_goes_on_is_ended_and_was_seen_to_run(qemu: NestedQemu, inside: Inside) -> None:
+    inside.killed = lambda: setattr(inside, "status", "143")
+    assert qemu.stop() is True
+
+
+def test_one_that_nobody_can_see_is_not_said_to_run(
+    qemu: NestedQemu, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.gone = True
+    monkeypatch.setattr("lab.machine.process._STOP_S", 0.1)
+    assert qemu.stop() is False
+    inside.gone = False
 
 
 def test_nobody_can_tell_when_the_host_is_gone(qemu: NestedQemu, inside: Inside) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ NAME = "net-vp_vdpa-vhost_vdpa-iperf3"
 STEPS = ["plan", "artifacts", "host", "guest", "devices", "attach", "exercise", "collect"]
 PROOF = Check("data path: irqs", Verdict.PASS, "grew by 9", "grew", proof=True)
 SPLAT = Check.judged("kernel log", False, "WARNING: vp_vdpa_reset", "no splat", level=Level.L1_KERNEL, machine="l1")
+HUNG = Check.judged("QEMU ends when asked", False, "SIGSEGV", "exit", level=Level.L0_QEMU, machine="l1")
 KNOWN = Finding(
     id="F001", summary="it warns", level=Level.L1_KERNEL, pattern="WARNING", scenarios=[NAME], reproducer="run it"
 )
@@ -50,7 +52,7 @@ class World:
         self.findings: list[Finding] = []
         self.kept: list[Verdict] = []
         self.l1_status: int | None = None
-        self.machines: dict[str, Any] = {}
+        self.ended: list[Check] = []
         self.judged_after: list[Check] = []
         self.scanned: bool | None = None
 
@@ -73,7 +75,6 @@ class FakeLab:
         self.accel: dict[str, Acceleration] = {}
         self.l1: Any = None
         self.host = SimpleNamespace(name="l1")
-        self.machines = world.machines
 
     def start_host(self) -> None:
         self.accel["l1"] = Acceleration(Accel.TCG, "asked for")
@@ -146,6 +147,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "read_log": lambda _host: "a log",
         "collect": collect,
         "judge_machines": judge_machines,
+        "judge_ends": lambda _lab: world.ended,
         "load_findings": lambda: world.findings,
         "wait_while_kept": lambda _record, _lab, result: world.kept.append(result.verdict),
     }
@@ -481,23 +483,28 @@ def test_a_splat_is_told_once_although_it_is_looked_for_twice(run: Callable[...,
     assert [check.name for check in run().checks].count("kernel log") == 1
 
 
-def test_a_qemu_that_crashes_while_it_ends_fails_the_run(run: Callable[..., RunResult], world: World) -> None:
-    process = SimpleNamespace(level=Level.L0_QEMU, describe_end=lambda status: f"signal {-status}")
-    world.machines["l1"] = SimpleNamespace(crashed=-11, process=process)
+def test_a_qemu_that_does_not_end_as_asked_fails_the_run(run: Callable[..., RunResult], world: World) -> None:
+    world.ended = [HUNG]
     result = run()
     assert (result.verdict, result.level, result.machine) == (Verdict.FAIL, Level.L0_QEMU, "l1")
-    assert "signal 11" in result.reason
+
+
+def test_words_of_a_qemu_are_told_once_although_they_are_looked_for_twice(
+    run: Callable[..., RunResult], world: World
+) -> None:
+    world.judged = [SPLAT]
+    world.ended = [SPLAT, dataclasses.replace(SPLAT, machine="l2"), PROOF]
+    assert [check.machine for check in run().checks if check.name == SPLAT.name] == ["l1", "l2"]
 
 
 @pytest.mark.parametrize(("keep", "verdict"), [("always", Verdict.PASS), ("on-fail", Verdict.FAIL)])
 def test_what_is_done_by_hand_in_a_kept_lab_is_not_judged(
     run: Callable[..., RunResult], world: World, keep: str, verdict: Verdict
 ) -> None:
-    process = SimpleNamespace(level=Level.L0_QEMU, describe_end=str)
-    world.machines["l1"] = SimpleNamespace(crashed=-11, process=process)
-    world.judged_after = [SPLAT]
+    world.ended, world.judged_after = [HUNG], [SPLAT]
     result = run(keep=keep)
-    assert (result.verdict, SPLAT in result.checks) == (verdict, verdict is Verdict.FAIL)
+    assert result.verdict is verdict
+    assert [check in result.checks for check in (HUNG, SPLAT)] == [verdict is Verdict.FAIL] * 2
 
 
 def test_no_verdict_is_written_before_the_undo(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

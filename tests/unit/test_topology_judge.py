@@ -13,7 +13,7 @@ from lab.evidence.record import Record
 from lab.machine.machine import State
 from lab.model import Check, Level, Verdict
 from lab.topology.collect import Logs
-from lab.topology.judge import judge_machines
+from lab.topology.judge import judge_ends, judge_machines
 from tests.fake_machine import FakeProcess, make_machine
 
 QUIET = "[    0.100000] Linux version 6.12\n"
@@ -38,12 +38,15 @@ class Machines:
             machine.state = State.READY
             process.says(QUIET)
 
-    def judge(self, **options: bool) -> list[Check]:
+    @property
+    def lab(self) -> Any:
         scenario = SimpleNamespace(expect=self.expect, action=None)
-        lab: Any = SimpleNamespace(
+        return SimpleNamespace(
             machines=self.machines, plan=SimpleNamespace(scenario=scenario), record=self.record, log_mark=self.mark
         )
-        return judge_machines(lab, self.logs, **options)  # type: ignore[arg-type]
+
+    def judge(self, **options: bool) -> list[Check]:
+        return judge_machines(self.lab, self.logs, **options)  # type: ignore[arg-type]
 
     def bad(self, **options: bool) -> list[tuple[str, Verdict, Level | None, str | None]]:
         checks = [check for check in self.judge(**options) if check.verdict is not Verdict.PASS]
@@ -161,3 +164,18 @@ def test_leaks_that_kmemleak_finds(machines: Machines) -> None:
     assert machines.bad() == []
     machines.logs.leaks["l1"] = "unreferenced object 0xffff888003a5c000 (size 64):"
     assert machines.bad() == [("kernel memory leaks", Verdict.FAIL, Level.L1_KERNEL, "l1")]
+
+
+def test_a_qemu_that_does_not_end_as_asked_fails(machines: Machines) -> None:
+    assert {check.verdict for check in judge_ends(machines.lab)} == {Verdict.PASS}
+    machines.l2.bad_end = "had to be killed"
+    [check] = [check for check in judge_ends(machines.lab) if check.verdict is Verdict.FAIL]
+    assert (check.name, check.seen, check.level, check.machine) == (
+        "QEMU ends when asked", "had to be killed", Level.L1_QEMU, "l2",
+    )  # fmt: skip
+
+
+def test_the_last_words_of_a_qemu_are_judged_too(machines: Machines) -> None:
+    machines.of_l2.stderr.write_text("qemu-system-x86_64: vhost vdpa map fail!\n")
+    bad = [check for check in judge_ends(machines.lab) if check.verdict is not Verdict.PASS]
+    assert [(check.name, check.level) for check in bad] == [("clean QEMU stderr", Level.L1_QEMU)]
