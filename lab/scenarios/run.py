@@ -166,7 +166,7 @@ def _judge(run: _Run) -> None:
         return
     with run.record.step("judge"):
         # Who interrupts a run waits for its end, and kills it in the end.
-        logs = collect(run.lab, scan=not isinstance(run.error, Interrupted))
+        logs = collect(run.lab, hurry=isinstance(run.error, Interrupted))
         run.found.checks += judge_machines(run.lab, logs, complete=run.complete)
 
 

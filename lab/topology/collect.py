@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lab import proc
 from lab.errors import LabError
 from lab.host.base import Host
 from lab.machine.machine import Machine
@@ -30,6 +32,12 @@ _KMEMLEAK = "cd /sys/kernel/debug && [ -w kmemleak ] && echo scan >kmemleak && e
 _SCAN_S = 60.0
 _QMP = ("query-status", "query-blockstats")
 
+# Where images/host/init lets them be written. What a core takes on the disk is less than its size: it has holes.
+_CORES = 'cd /var/crash && for core in core.*; do [ ! -f "$core" ] || stat -c "%b %n" "$core"; done'
+_BLOCK = 512
+_CORE_BYTES = 512 << 20
+_CORE_S = 120.0
+
 
 @dataclass
 class Logs:
@@ -40,10 +48,10 @@ class Logs:
     leaks: dict[str, str] = field(default_factory=dict)
 
 
-def collect(lab: Lab, *, scan: bool = True) -> Logs:
+def collect(lab: Lab, *, hurry: bool = False) -> Logs:
     """Ask everything that answers; what does not is noted and never fails the run by itself.
 
-    ``scan``: also look for leaked memory, which takes a debug kernel as long as a whole teardown may take.
+    In a ``hurry`` nobody looks for leaked memory or cores: either can take as long as a whole teardown may take.
     """
     logs = Logs()
     hosts: dict[str, Host | None] = {name: guest.host for name, guest in lab.guests.items()}
@@ -51,10 +59,13 @@ def collect(lab: Lab, *, scan: bool = True) -> Logs:
     for name, host in hosts.items():
         if host:
             logs.dmesg[name] = _ask_host(lab, name, host)
-            if scan:
+            if not hurry:
                 _scan(lab, name, host, logs)
     for name, machine in lab.machines.items():
         _ask_qemu(lab, name, machine)
+    # A machine that was up before may hold the cores of others.
+    if lab.l1 and lab.connected and not hurry:
+        _fetch_cores(lab)
     return logs
 
 
@@ -88,6 +99,28 @@ def _scan(lab: Lab, name: str, host: Host, logs: Logs) -> None:
     if done.returncode == 0:
         logs.leaks[name] = done.text
         lab.record.write(f"collect/{name}-kmemleak.txt", done.text + "\n")
+
+
+def _fetch_cores(lab: Lab) -> None:
+    """Bring the cores of L1's processes here, a nested QEMU's above all; its overlay goes with the run."""
+    try:
+        for line in lab.host.run(["sh", "-c", _CORES], timeout_s=20).text.splitlines():
+            blocks, name = line.split(maxsplit=1)
+            _fetch_core(lab, name, int(blocks) * _BLOCK)
+    except LabError as error:
+        lab.record.event("collect-failed", host="l1 cores", error=str(error))
+
+
+def _fetch_core(lab: Lab, name: str, size: int) -> None:
+    if size > _CORE_BYTES:
+        raise LabError(f"/var/crash/{name} has {size >> 20} MiB, which is too much to copy")
+    # A thread's name is part of it, with blanks.
+    target = lab.record.folder("collect") / f"l1-{re.sub(r'[^A-Za-z0-9.-]', '_', name)}.gz"
+    with target.open("wb") as sink, lab.host.spawn(["gzip", "-1", "-c", f"/var/crash/{name}"]) as stream:
+        copying = proc.pump(stream.recv, sink.write, "copy-core")
+        copying.join(_CORE_S * lab.host.slowness)
+        if copying.is_alive():
+            raise LabError(f"/var/crash/{name} took too long to copy: {target.name} is cut off")
 
 
 def _ask_qemu(lab: Lab, name: str, machine: Machine) -> None:

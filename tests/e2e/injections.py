@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shlex
@@ -39,6 +40,7 @@ echo WARNING >/sys/kernel/debug/provoke-crash/DIRECT
 """
 PANIC = "echo c >/proc/sysrq-trigger"
 KILL_L2_QEMU = 'kill -9 "$(cat /run/vdpalab/l2/qemu.pid)"'
+CRASH_L2_QEMU = 'kill -SEGV "$(cat /run/vdpalab/l2/qemu.pid)"'
 
 _MIB = 1 << 20
 
@@ -249,6 +251,17 @@ def left_its_core(result: Result) -> None:
     """Where this machine's core_pattern (core(5)) lets a core be left at all."""
     if not Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/")):
         assert list((result.folder / "machines/l1").glob("*core*"))
+
+
+def left_its_core_in_l1(result: Result) -> None:
+    """Whole, and with the program's name in its notes (core(5))."""
+    [core] = (result.folder / "collect").glob("l1-core.*.gz")
+    with gzip.open(core) as content:
+        head = content.read(1 << 16)
+        assert head[:4] == b"\x7fELF"
+        assert b"qemu-system" in head
+        while content.read(1 << 20):
+            pass
 
 
 def gave_nothing_to_the_guest(result: Result) -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.e2e.document import Result, assert_evidence
 from tests.e2e.driver import INTERRUPTED, SCENARIOS, Cli
 from tests.e2e.injections import (
+    CRASH_L2_QEMU,
     DISK_IN_L1,
     IN_L1,
     IN_L2,
@@ -38,6 +39,7 @@ from tests.e2e.injections import (
     kill,
     lacking_module,
     left_its_core,
+    left_its_core_in_l1,
     on,
     plainly,
     qemu_that_stays,
@@ -87,6 +89,10 @@ TABLE: dict[str, Case] = {
     "QEMU crashed at L0": Case(
         during("exercise", kill("machines/l1/qemu.pid", signal.SIGSEGV), IN_L1, *LONG),
         "FAIL", "l0-qemu", "l1", r"SIGSEGV|killed by signal 11\b", also=left_its_core,
+    ),
+    "QEMU crashed in L1": Case(
+        during("exercise", on("l1", CRASH_L2_QEMU), IN_L2, *LONG),
+        "FAIL", "l1-qemu", "l2", r"SIGSEGV|killed by signal 11\b", also=left_its_core_in_l1,
     ),
     "QEMU does not end": Case(qemu_that_stays, "FAIL", "l0-qemu", "l1", "QEMU ends when asked: .*had to be killed"),
     "data corrupted": Case(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,11 +52,51 @@ def test_everything_that_answers_is_asked(lab: Any, record: Record) -> None:
     assert noted(record) == []
 
 
-def test_a_scan_for_leaks_is_left_out_when_there_is_no_time(lab: Any) -> None:
+def test_in_a_hurry_nobody_looks_for_leaks_or_cores(lab: Any) -> None:
+    lab.l1 = SimpleNamespace()
+    lab.host.answers = {"*/var/crash*": "", **lab.host.answers}
     assert collect(lab).leaks == {"l1": "an answer", "l2": "an answer"}
     lab.host.commands.clear()
-    assert collect(lab, scan=False).leaks == {}
-    assert not [command for command in lab.host.commands if "kmemleak" in command]
+    assert collect(lab, hurry=True).leaks == {}
+    assert not [command for command in lab.host.commands if "kmemleak" in command or "crash" in command]
+
+
+@contextlib.contextmanager
+def stream(words: bytes) -> Iterator[Any]:
+    parts = iter([words, b""])
+    yield SimpleNamespace(recv=lambda _size: next(parts))
+
+
+def test_the_core_of_a_qemu_in_l1_is_brought_here(lab: Any, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.l1 = SimpleNamespace()
+    lab.host.answers = {"*/var/crash*": "8 core.CPU 0!TCG.123\n16 core.vdpa.7\n", **lab.host.answers}
+    monkeypatch.setattr(lab.host, "spawn", lambda argv: stream(argv[-1].encode()))
+    collect(lab)
+    assert (record.path / "collect/l1-core.CPU_0_TCG.123.gz").read_text() == "/var/crash/core.CPU 0!TCG.123"
+    assert (record.path / "collect/l1-core.vdpa.7.gz").read_text() == "/var/crash/core.vdpa.7"
+    assert noted(record) == []
+
+
+def test_a_core_that_is_too_big_or_comes_too_slowly_is_noted(
+    lab: Any, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.l1 = SimpleNamespace()
+    lab.host.answers = {"*/var/crash*": f"{1 << 21} core.qemu.1", **lab.host.answers}
+    collect(lab)
+    assert noted(record) == ["l1 cores"]
+    lab.host.answers["*/var/crash*"] = "8 core.qemu.1"
+    monkeypatch.setattr("lab.topology.collect._CORE_S", 0.01)
+    ended = threading.Event()
+    slow = SimpleNamespace(recv=lambda _size: b"" if ended.wait(10) else b"x")
+    monkeypatch.setattr(lab.host, "spawn", lambda _argv: contextlib.nullcontext(slow))
+    collect(lab)
+    ended.set()
+    assert noted(record) == ["l1 cores", "l1 cores"]
+
+
+def test_the_cores_of_others_stay_where_they_are(lab: Any) -> None:
+    collect(lab)
+    assert not [command for command in lab.host.commands if "crash" in command]
 
 
 def test_who_does_not_answer_is_noted(lab: Any, record: Record) -> None:
