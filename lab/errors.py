@@ -10,7 +10,8 @@
     │   └── Unreachable         the transport to the host is gone or never came up
     ├── MachineError            a QEMU did not do what it was told
     │   ├── MachineDied         QEMU ended although nobody asked it to
-    │   └── QmpError            a QMP command was refused or got no answer
+    │   └── QmpError            a QMP command got no answer
+    │       └── QmpRefused      QEMU refused a QMP command
     ├── StateError              a call that the machine's state does not allow
     ├── DeadlineExceeded        something did not happen in time
     ├── SiteLacks               the site cannot run this, with the name of what is missing -> SKIP
@@ -22,7 +23,8 @@ A message says what and where; ``hint`` is the next command to type, ``log`` the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lab.model import Completed, Level
@@ -104,6 +106,10 @@ class QmpError(MachineError):
     """A QMP command was refused, or the monitor did not answer."""
 
 
+class QmpRefused(QmpError):
+    """QEMU took a QMP command and refused it."""
+
+
 class StateError(LabError):
     """A machine was asked for something that its state does not allow."""
 
@@ -122,12 +128,33 @@ class SiteLacks(LabError):
 
 
 class ProductFailure(LabError):
-    """The thing under test is at fault, at ``level`` of ``machine``."""
+    """The thing under test is at fault, at ``level`` of ``machine``.
 
-    def __init__(self, message: str, *, level: Level, machine: str, log: Path | None = None) -> None:
+    A ``symptom`` is something that did not happen; what a kernel or QEMU said about it itself tells more.
+    """
+
+    def __init__(
+        self, message: str, *, level: Level, machine: str, log: Path | None = None, symptom: bool = False
+    ) -> None:
         super().__init__(message, log=log)
         self.level = level
         self.machine = machine
+        self.symptom = symptom
+
+
+@contextlib.contextmanager
+def product(level: Level, machine: str) -> Iterator[None]:
+    """What is refused in this block, or does not happen in time, is the product's fault and not the lab's.
+
+    A host that is gone, a QEMU that hung up, what the site lacks and what the lab itself refuses stay what they are.
+    Raises ProductFailure.
+    """
+    try:
+        yield
+    except Unreachable:
+        raise
+    except (HostError, QmpRefused, DeadlineExceeded) as error:
+        raise ProductFailure(error.message, level=level, machine=machine, log=error.log, symptom=True) from error
 
 
 class Interrupted(BaseException):

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
-from lab.errors import DeadlineExceeded, LabError, MachineDied, MachineError, ProductFailure, StateError
+from lab.errors import DeadlineExceeded, LabError, MachineDied, MachineError, ProductFailure, StateError, product
 from lab.evidence.record import Record
 from lab.host.ssh import SshAddress, SshHost, connect
 from lab.machine.argv import READY_LINE
@@ -99,9 +99,13 @@ class Machine:
         return MachineError(f"{self.name}: QEMU refused to start\n{words}", log=self.process.stderr)
 
     def wait_ready(self, deadline: Deadline) -> None:
-        """Wait until the guest says on its console that sshd listens; nothing connects before (nested.md 1)."""
+        """Wait until the guest says on its console that sshd listens; nothing connects before (nested.md 1).
+
+        Raises ProductFailure when it panics or does not get there.
+        """
         self._require(State.RUNNING)
-        wait_until(self._console_ready, deadline, f"{self.name}: {READY_LINE!r} on its console")
+        with product(self.kernel_level, self.name):
+            wait_until(self._console_ready, deadline, f"{self.name}: {READY_LINE!r} on its console")
         self.ready_s = time.monotonic() - self._launched_at
         self._record.event("machine-ready", machine=self.name, seconds=round(self.ready_s, 3))
 
@@ -122,10 +126,11 @@ class Machine:
         return int(match[1])
 
     def plug(self, device: QemuDevice) -> None:
-        """Hot-plug a device with its back end."""
-        if device.netdev:
-            self.qmp.execute("netdev_add", device.netdev)
-        self.qmp.execute("device_add", device.device)
+        """Hot-plug a device with its back end. Raises ProductFailure when QEMU refuses it."""
+        with product(self.process.level, self.name):
+            if device.netdev:
+                self.qmp.execute("netdev_add", device.netdev)
+            self.qmp.execute("device_add", device.device)
 
     def unplug(self, device: QemuDevice, deadline: Deadline) -> float:
         """Hot-unplug a device, wait for DEVICE_DELETED, remove its back end; return the seconds until the event."""

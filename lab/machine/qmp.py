@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
-from lab.errors import DeadlineExceeded, QmpError
+from lab.errors import DeadlineExceeded, QmpError, QmpRefused
 from lab.wait import Deadline, wait_until
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Qmp:
         self._call(self._client.connect(sock), deadline, "the QMP greeting")
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = 60.0) -> Any:
-        """Run a command and return its answer. Raises QmpError with QEMU's text when it is refused."""
+        """Run a command and return its answer. Raises QmpRefused with QEMU's text when it is refused."""
         self._note({"execute": command, "arguments": arguments})
         try:
             answer = self._call(
@@ -58,7 +58,7 @@ class Qmp:
             )
         except ExecuteError as error:
             self._note({"error": str(error)})
-            raise QmpError(f"{self._name}: {command}: {error}") from error
+            raise QmpRefused(f"{self._name}: {command}: {error}") from error
         self._note({"return": answer})
         return answer
 

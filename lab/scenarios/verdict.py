@@ -34,7 +34,7 @@ def judge(
     failed = sorted((check for check in checks if check.verdict is Verdict.FAIL), key=_distance)
     if isinstance(error, Interrupted):
         return Outcome(Verdict.ERROR, Level.LAB, None, "interrupted")
-    if isinstance(error, (MachineDied, ProductFailure)) and not (failed and _distance(failed[0]) == 0):
+    if isinstance(error, (MachineDied, ProductFailure)) and not (failed and _distance(failed[0]) <= _reach(error)):
         return _from_product(error)
     if failed:
         return _from_check(failed[0])
@@ -43,6 +43,11 @@ def judge(
     if error is not None:
         return Outcome(Verdict.ERROR, Level.LAB, None, _words(error))
     return _without_failure(checks, undo_failed, stopped_at)
+
+
+def _reach(error: MachineDied | ProductFailure) -> int:
+    """Up to which distance a failed check tells more than what ended the run."""
+    return 1 if isinstance(error, ProductFailure) and error.symptom else 0
 
 
 def _distance(check: Check) -> int:

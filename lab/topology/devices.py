@@ -6,18 +6,23 @@ the kernel waits for the last close (vdpa.md 6), so the guest's QEMU is on the u
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lab.attach import vhost_vdpa, virtio_vdpa
 from lab.checks import process
 from lab.config.scenario import Migrate, VdpaSim, VpVdpa
 from lab.devices import vdpa_sim, vp_vdpa
+from lab.errors import product
 from lab.host import modules, net, vdpa
 from lab.host.disks import wait_disk
 from lab.host.endpoints import BlockEnd, NetEnd
 from lab.host.vdpa import VdpaDevice
-from lab.model import AttachMode, DeviceClass, QemuDevice
+from lab.model import AttachMode, DeviceClass, Level, QemuDevice
 from lab.topology.lab import BLOCK_SERIAL, Guest, Lab
+
+T = TypeVar("T")
 
 FRONT_ID = "dut"
 ROOT_PORT = "rp0"
@@ -80,7 +85,13 @@ def _vdpa_sim(lab: Lab, config: VdpaSim, device_class: DeviceClass) -> Devices:
 
 
 def _add(lab: Lab, name: str, mgmtdev: str, mac: str | None = None, mtu: int | None = None) -> VdpaDevice:
-    return lab.undo.enter(f"vDPA device {name}", vdpa.device(lab.host, name, mgmtdev, mac=mac, mtu=mtu))
+    return _of_l1(lab, f"vDPA device {name}", vdpa.device(lab.host, name, mgmtdev, mac=mac, mtu=mtu))
+
+
+def _of_l1(lab: Lab, what: str, manager: AbstractContextManager[T]) -> T:
+    """Enter something that L1's kernel has to do."""
+    with product(Level.L1_KERNEL, "l1"):
+        return lab.undo.enter(what, manager)
 
 
 def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
@@ -105,7 +116,8 @@ def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
 def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
     """Bind a device to vhost_vdpa and return what QEMU has to add."""
     inject = lab.plan.scenario.inject
-    given = lab.undo.enter(
+    given = _of_l1(
+        lab,
         f"vhost_vdpa on {device.name}",
         vhost_vdpa.attach(
             lab.host,
@@ -123,9 +135,9 @@ def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
 def _attach_l1(lab: Lab, devices: Devices) -> Path:
     host, addresses, plan = lab.host, lab.plan.addresses, lab.plan
     if plan.scenario.device_class is DeviceClass.BLK:
-        disk = lab.undo.enter("disk under test", virtio_vdpa.disk(host, devices.main))
+        disk = _of_l1(lab, "disk under test", virtio_vdpa.disk(host, devices.main))
         return BlockPath(disk, _witness(lab, devices))
-    interface = lab.undo.enter("interface under test", virtio_vdpa.interface(host, devices.main))
+    interface = _of_l1(lab, "interface under test", virtio_vdpa.interface(host, devices.main))
     if isinstance(plan.scenario.device, VdpaSim):
         return NetPath(*lab.undo.enter("loop", net.loopback_pair(host, interface, *_loop(lab), mtu=_mtu(lab))))
     space = f"n{plan.run_id}a"
@@ -135,7 +147,9 @@ def _attach_l1(lab: Lab, devices: Devices) -> Path:
 
 def _path_in_guest(lab: Lab, guest: Guest, devices: Devices) -> Path:
     if lab.plan.scenario.device_class is DeviceClass.BLK:
-        return BlockPath(wait_disk(guest.shell), _witness(lab, devices))
+        with product(Level.L2_KERNEL, guest.name):
+            disk = wait_disk(guest.shell)
+        return BlockPath(disk, _witness(lab, devices))
     if isinstance(lab.plan.scenario.device, VdpaSim):
         return loop_in_guest(lab, guest, lab.plan.macs["sim"])
     return NetPath(address_in_guest(lab, guest, lab.plan.macs["vf1"]), _peer(lab, devices))
@@ -143,19 +157,21 @@ def _path_in_guest(lab: Lab, guest: Guest, devices: Devices) -> Path:
 
 def address_in_guest(lab: Lab, guest: Guest, mac: str) -> NetEnd:
     """Configure the guest's interface with this MAC, which may have been plugged a moment ago."""
-    interface = net.find_interface(guest.shell, mac)
-    return net.configure(guest.shell, interface, lab.plan.addresses["server"], mtu=_mtu(lab))
+    with product(Level.L2_KERNEL, guest.name):
+        interface = net.find_interface(guest.shell, mac)
+        return net.configure(guest.shell, interface, lab.plan.addresses["server"], mtu=_mtu(lab))
 
 
 def loop_in_guest(lab: Lab, guest: Guest, mac: str) -> NetPath:
     """Build the loop over the guest's interface with this MAC."""
-    interface = net.find_interface(guest.shell, mac)
+    with product(Level.L2_KERNEL, guest.name):
+        interface = net.find_interface(guest.shell, mac)
     return NetPath(*net.make_loopback(guest.shell, interface, *_loop(lab), mtu=_mtu(lab)))
 
 
 def _peer(lab: Lab, devices: Devices) -> NetEnd:
     assert devices.second is not None
-    interface = lab.undo.enter("peer interface", virtio_vdpa.interface(lab.host, devices.second))
+    interface = _of_l1(lab, "peer interface", virtio_vdpa.interface(lab.host, devices.second))
     return lab.undo.enter(
         "peer address",
         net.configured(lab.host, interface, lab.plan.addresses["client"], mtu=_mtu(lab), netns=f"n{lab.plan.run_id}b"),
@@ -165,7 +181,7 @@ def _peer(lab: Lab, devices: Devices) -> NetEnd:
 def _witness(lab: Lab, devices: Devices) -> BlockEnd | None:
     if devices.second is None:
         return None
-    return lab.undo.enter("witness disk", virtio_vdpa.disk(lab.host, devices.second))
+    return _of_l1(lab, "witness disk", virtio_vdpa.disk(lab.host, devices.second))
 
 
 def _loop(lab: Lab) -> tuple[tuple[str, str], tuple[str, str]]:

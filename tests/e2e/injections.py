@@ -106,6 +106,27 @@ def corrupt_disk(_stage: Stage, running: Running, run_dir: Path) -> None:
         wait_until(overwrite, Deadline(300), "the end of the exercise")
 
 
+def freeze_l1(_stage: Stage, running: Running, run_dir: Path) -> None:
+    """Let L1 get nowhere while it boots."""
+    running.wait_event(lambda event: event.get("state") == "running", "the boot of l1")
+    os.kill(reported_pid(run_dir / "machines/l1/qemu.pid"), signal.SIGSTOP)
+
+
+# The simulator as the lab loads it, and a device with the name that the lab is going to take.
+_TAKE_NAME = """
+modprobe vdpa_sim use_va=1 batch_mapping=1 max_iotlb_entries=262144
+modprobe vdpa_sim_net
+vdpa dev add name {name} mgmtdev vdpasim_net
+"""
+
+
+def take_its_name(stage: Stage, running: Running, run_dir: Path) -> None:
+    """Make a vDPA device with the name of the device under test while L2 boots."""
+    running.wait_event(lambda event: event["event"] == "machine-login", "L1")
+    name = json.loads((run_dir / "plan.json").read_text())["vdpa"]["main"]
+    on("l1", _TAKE_NAME.format(name=name))(stage, running, run_dir)
+
+
 def swap_identity(stage: Stage, running: Running, run_dir: Path) -> None:
     """Put another private key in the place of the lab's own, after L1 was told which one to let in."""
     other = make_key(stage.folder / "other")

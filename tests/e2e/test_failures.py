@@ -32,6 +32,7 @@ from tests.e2e.injections import (
     corrupt_disk,
     during,
     flipped_byte,
+    freeze_l1,
     full_disk,
     gave_nothing_to_the_guest,
     interrupted_build,
@@ -44,6 +45,7 @@ from tests.e2e.injections import (
     plainly,
     qemu_that_stays,
     swap_identity,
+    take_its_name,
 )
 
 
@@ -97,6 +99,15 @@ TABLE: dict[str, Case] = {
     "QEMU does not end": Case(qemu_that_stays, "FAIL", "l0-qemu", "l1", "QEMU ends when asked: .*had to be killed"),
     "data corrupted": Case(
         during("exercise", corrupt_disk, DISK_IN_L1), "FAIL", "l1-kernel", "l1", "integrity: .*verify", "push",
+    ),
+    "L1 hangs while it boots": Case(
+        during("machines", freeze_l1, IN_L1), "FAIL", "l1-kernel", "l1", "waited .* 'vdpalab: sshd ready'",
+    ),
+    "vdpa dev add refused": Case(
+        during("machines", take_its_name, IN_L2), "FAIL", "l1-kernel", "l1", "vdpa.* File exists",
+    ),
+    "device_add refused": Case(
+        plainly(IN_L2, "--set", "inject.rx_queue_size=300"), "FAIL", "l1-qemu", "l2", "device_add: .*rx_queue_size",
     ),
     # A guest that boots, has its device with link up, and no byte passes (facts: nested.md sections 3 and 5b)
     "dead data path: too few IOTLB entries": Case(

@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 
 from lab import errors
-from lab.errors import CommandError, InputError, Interrupted, LabError, MachineDied, ProductFailure
+from lab.errors import (
+    CommandError,
+    DeadlineExceeded,
+    HostError,
+    InputError,
+    Interrupted,
+    LabError,
+    MachineDied,
+    ProductFailure,
+    QmpError,
+    QmpRefused,
+    SiteLacks,
+    Unreachable,
+    product,
+)
 from lab.model import Completed, Level
 
 
@@ -59,3 +73,39 @@ def test_a_dead_machine_says_how(status: int, how: str) -> None:
 def test_a_failure_of_the_product_knows_whose() -> None:
     error = ProductFailure("panic", level=Level.L2_KERNEL, machine="l2")
     assert (error.level, error.machine) == (Level.L2_KERNEL, "l2")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CommandError("l1", Completed(("vdpa", "dev", "add"), 1, b"", b"kernel answers: File exists", 0.1)),
+        HostError("l1: vhost_vdpa did not take vDPA device v1a"),
+        DeadlineExceeded("l1: the vhostdev node of v1a", 10),
+        QmpRefused("l2: device_add: Invalid rx_queue_size"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_product_refuses_is_its_failure(error: LabError) -> None:
+    with pytest.raises(ProductFailure) as caught, product(Level.L1_KERNEL, "l1"):
+        raise error
+    assert (caught.value.level, caught.value.machine, caught.value.symptom) == (Level.L1_KERNEL, "l1", True)
+    assert caught.value.message == error.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unreachable("l1: the SSH connection is gone"),
+        QmpError("l2: the monitor broke off"),
+        MachineDied("l2", -9, "", level=Level.L1_QEMU),
+        SiteLacks("module vhost_vdpa"),
+        LabError("pci/0000:01:00.1 does not offer VIRTIO_F_ACCESS_PLATFORM"),
+        Interrupted("SIGTERM"),
+        ProductFailure("panic", level=Level.L2_KERNEL, machine="l2"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_not_the_product_stays_what_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, product(Level.L1_KERNEL, "l1"):
+        raise error
+    assert caught.value is error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import DeadlineExceeded, LabError, MachineDied, MachineError, ProductFailure, QmpError, StateError
+from lab.errors import LabError, MachineDied, MachineError, ProductFailure, QmpError, StateError
 from lab.evidence.record import Record
 from lab.host.ssh import SshAddress
 from lab.machine import machine as module
@@ -149,8 +149,9 @@ def test_a_panic_while_booting_is_the_kernels(running: Machine, process: FakePro
 
 def test_a_guest_that_does_not_become_ready(running: Machine, process: FakeProcess) -> None:
     process.says("[    0.5] nothing but noise")
-    with pytest.raises(DeadlineExceeded, match="l1: 'vdpalab: sshd ready' on its console"):
+    with pytest.raises(ProductFailure, match="l1: 'vdpalab: sshd ready' on its console") as caught:
         running.wait_ready(Deadline(0.1))
+    assert (caught.value.level, caught.value.machine) == (Level.L1_KERNEL, "l1")
 
 
 def test_qemu_dies_while_the_guest_boots(running: Machine, process: FakeProcess, record: Record) -> None:
@@ -186,8 +187,9 @@ def test_plug(running: Machine, process: FakeProcess, device: QemuDevice, plugge
 
 def test_a_device_that_qemu_does_not_take(running: Machine, process: FakeProcess) -> None:
     process.qmp.answers["device_add"] = Refused("Device needs media, but drive is empty")
-    with pytest.raises(QmpError, match="l1: device_add: Device needs media"):
+    with pytest.raises(ProductFailure, match="l1: device_add: Device needs media") as caught:
         running.plug(BLOCK)
+    assert (caught.value.level, caught.value.machine) == (Level.L0_QEMU, "l1")
 
 
 @pytest.mark.parametrize(("device", "after"), [(NIC, ["device_del", "netdev_del"]), (BLOCK, ["device_del"])])

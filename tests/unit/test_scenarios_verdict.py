@@ -40,6 +40,7 @@ GONE = failed("QEMU alive", Level.L0_QEMU, "l1", "ended (SIGKILL)")
 
 DIED = MachineDied("l1", -9, "", level=Level.L0_QEMU)
 PANIC = ProductFailure("l2: the kernel panicked", level=Level.L2_KERNEL, machine="l2")
+NO_NIC = ProductFailure("l2: no interface", level=Level.L2_KERNEL, machine="l2", symptom=True)
 LATE = DeadlineExceeded("l2: the end of iperf3", 30)
 LOST_SSH = Unreachable("l1: the SSH connection is gone")
 LACK = SiteLacks("usable KVM: there is no /dev/kvm")
@@ -65,6 +66,13 @@ RULES: dict[str, tuple[list[Check], BaseException | None, list[str], tuple[Verdi
     "a panic before what came of it": ([SLOW, GONE], PANIC, [], OF_L2, "panicked"),
     "a splat of the kernel before the death it caused": ([SPLAT], DIED, [], OF_L1, "WARNING: vdpa_dev_remove"),
     "a death before the IOMMU faults it caused": ([IOMMU], DIED, [], (Verdict.FAIL, Level.L0_QEMU, "l1"), "signal 9"),
+    "a device that does not appear": ([GOOD, SLOW], NO_NIC, [], OF_L2, "no interface"),
+    "words of QEMU before the device that does not appear": (
+        [STDERR], NO_NIC, [], (Verdict.FAIL, Level.L1_QEMU, "l2"), "vhost map failed",
+    ),
+    "a dead QEMU before the device that does not appear": (
+        [GONE], NO_NIC, [], (Verdict.FAIL, Level.L0_QEMU, "l1"), "SIGKILL",
+    ),
     "a splat before a lost connection": ([SPLAT], LOST_SSH, [], OF_L1, "WARNING"),
     "a dead QEMU before a lost connection": ([GONE], LOST_SSH, [], (Verdict.FAIL, Level.L0_QEMU, "l1"), "SIGKILL"),
     "a splat before a missing part of the site": ([SPLAT], LACK, [], OF_L1, "WARNING"),

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from lab.checks.process import Held
+from lab.errors import DeadlineExceeded, HostError, LabError, ProductFailure, SiteLacks, Unreachable
 from lab.evidence.record import Record
 from lab.host.endpoints import BlockEnd, NetEnd
 from lab.host.vdpa import VdpaDevice
-from lab.model import DeviceClass, QemuDevice
+from lab.model import DeviceClass, Level, QemuDevice
 from lab.topology import devices as module
 from lab.topology.devices import BlockPath, Devices, NetPath
 from lab.topology.devices import Path as DataPath
@@ -31,12 +32,15 @@ class Below:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.options: dict[str, dict[str, Any]] = {}
+        self.fail: dict[str, Exception] = {}
 
     def manager(self, label: Callable[..., str], value: Callable[..., Any]) -> Callable[..., Any]:
         @contextlib.contextmanager
         def enter(*arguments: Any, **options: Any) -> Iterator[Any]:
             name = label(*arguments)
             self.options[name] = options
+            if name in self.fail:
+                raise self.fail[name]
             self.seen.append(f"+{name}")
             yield value(*arguments)
             self.seen.append(f"-{name}")
@@ -47,6 +51,8 @@ class Below:
         def ask(*arguments: Any, **options: Any) -> Any:
             self.seen.append(label)
             self.options[label] = options
+            if label in self.fail:
+                raise self.fail[label]
             return value(*arguments)
 
         return ask
@@ -158,6 +164,43 @@ def test_a_guest_that_boots_with_its_device_held_nothing_before(record: Record, 
     lab = fake_lab(record, "net-vp_vdpa-vhost_vdpa-unplug", cold=True)
     bring_up(lab)
     assert lab.guests["l2"].held_before == Held(0, ())
+
+
+LATE = DeadlineExceeded("l2: it", 15)
+REFUSED = HostError("l1: virtio_vdpa did not take it")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "at", "error", "level"),
+    [
+        ("net-vp_vdpa-vhost_vdpa-iperf3", VP_FIRST[1:], REFUSED, Level.L1_KERNEL),
+        ("net-vdpa_sim-virtio_vdpa-iperf3", SIM_MAIN[1:], REFUSED, Level.L1_KERNEL),
+        ("net-vp_vdpa-vhost_vdpa-iperf3", f"vhost {MAIN}", LATE, Level.L1_KERNEL),
+        ("net-vp_vdpa-vhost_vdpa-iperf3", f"nic {SECOND}", REFUSED, Level.L1_KERNEL),
+        ("net-vp_vdpa-virtio_vdpa-iperf3", f"nic {MAIN}", LATE, Level.L1_KERNEL),
+        ("blk-vdpa_sim-virtio_vdpa-fio", f"disk {MAIN}", REFUSED, Level.L1_KERNEL),
+        ("blk-vdpa_sim-virtio_vdpa-fio", f"disk {SECOND}", REFUSED, Level.L1_KERNEL),
+        ("net-vp_vdpa-vhost_vdpa-iperf3", "interface in the guest", LATE, Level.L2_KERNEL),
+        ("net-vp_vdpa-vhost_vdpa-iperf3", "address in the guest", LATE, Level.L2_KERNEL),
+        ("net-vdpa_sim-vhost_vdpa-loopback", "interface in the guest", LATE, Level.L2_KERNEL),
+        ("blk-vp_vdpa-vhost_vdpa-fio", "disk in the guest", LATE, Level.L2_KERNEL),
+    ],
+)
+def test_what_a_kernel_refuses_or_does_not_do_is_its_fault(
+    record: Record, below: Below, scenario: str, at: str, error: Exception, level: Level
+) -> None:
+    below.fail[at] = error
+    with pytest.raises(ProductFailure, match=str(error)) as caught:
+        bring_up(fake_lab(record, scenario))
+    assert (caught.value.level, caught.value.machine) == (level, level[:2])
+
+
+@pytest.mark.parametrize("error", [LabError("no ACCESS_PLATFORM"), SiteLacks("vhost_vdpa"), Unreachable("l1 is gone")])
+def test_what_is_no_fault_of_the_kernel_stays_what_it_is(record: Record, below: Below, error: Exception) -> None:
+    below.fail[f"vhost {MAIN}"] = error
+    with pytest.raises(type(error)) as caught:
+        bring_up(fake_lab(record, "net-vp_vdpa-vhost_vdpa-iperf3"))
+    assert caught.value is error
 
 
 def test_ends_of_a_network_path(record: Record, below: Below) -> None:
