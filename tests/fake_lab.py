@@ -14,6 +14,7 @@ from lab.config.request import RunRequest
 from lab.config.site import NestedSite
 from lab.evidence.record import Record
 from lab.host.fake import FakeHost
+from lab.host.kmsg import KernelLog
 from lab.topology.lab import Lab
 from lab.topology.plan import plan
 from lab.topology.undo import Undo
@@ -36,6 +37,7 @@ def fake_lab(record: Record, scenario: str, *, sets: Sequence[str] = (), cold: b
         host=FakeHost({}, shells / "l1", "l1"),
         connected=True,
         l1=None,
+        l0_log=KernelLog(Path("/absent/kmsg")),
         guests={},
         machines={},
         slowness={"l1": 1.0, "l2": 1.0},

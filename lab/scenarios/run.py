@@ -171,11 +171,11 @@ def _judge(run: _Run) -> None:
 
 
 def _judge_undo(run: _Run, lab: Lab) -> None:
-    """Look at L1 again when devices and guests are gone: deleting a device is where many a kernel fault shows."""
+    """Look at the hosts again when devices and guests are gone: deleting one is where many a kernel fault shows."""
     if run.kept:
         return
     logs = Logs({"l1": read_log(lab.host)})
-    run.found.checks += _new_faults(run, judge_machines(lab, logs, complete=False, only={"l1"}))
+    run.found.checks += _new_faults(run, judge_machines(lab, logs, complete=False, only={"l0", "l1"}))
 
 
 def _new_faults(run: _Run, again: Sequence[Check]) -> list[Check]:

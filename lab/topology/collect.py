@@ -63,6 +63,7 @@ def collect(lab: Lab, *, hurry: bool = False) -> Logs:
                 _scan(lab, name, host, logs)
     for name, machine in lab.machines.items():
         _ask_qemu(lab, name, machine)
+    lab.record.write("collect/l0-dmesg.txt", lab.l0_log.read())
     # A machine that was up before may hold the cores of others.
     if lab.l1 and lab.connected and not hurry:
         _fetch_cores(lab)

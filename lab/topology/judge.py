@@ -18,6 +18,8 @@ def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collect
     What the scenario expects is missed only in a ``complete`` run: any other may have ended before it could appear.
     """
     checks = _kernel_of_real_host(lab, logs)
+    if lab.l1 and (only is None or "l0" in only):
+        checks += kernellog.judge_shared(lab.l0_log.read(), lack=lab.l0_log.lack)
     for name, machine in lab.machines.items():
         if only is None or name in only:
             checks += [_alive(name, machine), *_kernel(lab, name, machine, logs), *_stderr(lab, name, machine)]

@@ -19,6 +19,7 @@ from lab.config.scenario import VpVdpa
 from lab.config.site import NestedSite, SshSite
 from lab.errors import LabError
 from lab.evidence.record import Record
+from lab.host.kmsg import KernelLog
 from lab.host.local import LocalHost
 from lab.host.ssh import SshAddress, SshHost, connect
 from lab.machine import accel
@@ -86,6 +87,9 @@ class Lab:
         self._host: SshHost | None = None
         self._identity: KeyPair | None = None
         self._files_put = False
+        # What this machine's own kernel says from now on.
+        self.l0_log = KernelLog()
+        undo.callback("the log of l0", self.l0_log.close)
         # On a machine that was up before: the line in its kernel log with which this run begins.
         self.log_mark: str | None = None
 

@@ -18,6 +18,8 @@ def test_passes_with_proof(scenario: str, cli: Cli) -> None:
     assert (ended.status, result.verdict, result.level) == (0, "PASS", None), ended.said
     assert result.scenario == scenario
     assert [check.name for check in result.checks if check.proof and check.verdict == "PASS"]
-    assert {check.verdict for check in result.checks} == {"PASS"}
+    # Who may not read this machine's own kernel log is told so.
+    assert {check.verdict for check in result.checks if check.machine != "l0"} == {"PASS"}
+    assert {check.verdict for check in result.checks if check.machine == "l0"} <= {"PASS", "SKIP"}
     assert result.metrics
     assert_evidence(result)

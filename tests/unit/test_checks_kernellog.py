@@ -128,3 +128,21 @@ def test_a_crash_of_qemu_is_expected_at_qemus_level() -> None:
     item = Expected(level=Level.L1_QEMU, pattern="segfault at 18")
     (check,) = judge(sample("segfault-qemu"), expected=(item,))
     assert check.verdict is Verdict.PASS
+
+
+def test_a_splat_of_l0_is_the_fault_of_its_kernel() -> None:
+    log = "[ 1753.300000] WARNING: CPU: 0 PID: 77 at arch/x86/kvm/mmu.c:1 f+0x1/0x2\n[ 1753.300001] Call Trace:\n"
+    [check] = kernellog.judge_shared(log)
+    assert (check.verdict, check.level, check.machine) == (Verdict.FAIL, Level.L0_KERNEL, "l0")
+    assert "WARNING" in check.seen
+
+
+def test_a_process_of_l0_that_crashes_is_no_business_of_the_lab() -> None:
+    [check] = kernellog.judge_shared("[ 1866.553452] ls[1181]: segfault at 0 ip 0 sp 0 error 14 likely on CPU 0\n")
+    assert (check.verdict, check.seen) == (Verdict.PASS, "1 lines read")
+
+
+def test_a_log_of_l0_that_cannot_be_read_is_named_and_proves_nothing() -> None:
+    [check] = kernellog.judge_shared("", lack="/dev/kmsg: Permission denied")
+    assert (check.verdict, check.level) == (Verdict.SKIP, None)
+    assert "Permission denied" in check.seen

@@ -132,7 +132,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     def judge_machines(_lab: Any, _logs: Any, *, complete: bool, only: Any = None) -> list[Check]:
         if only:
-            assert only == {"l1"}
+            assert only == {"l0", "l1"}
             return [*world.judged, *world.judged_after]
         world.complete = complete
         return world.judged

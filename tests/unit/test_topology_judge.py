@@ -34,6 +34,8 @@ class Machines:
         self.expect = expect
         self.machines = {"l1": self.l1, "l2": self.l2}
         self.mark: str | None = None
+        # None: l1 is no machine of the lab's own.
+        self.l0_log: Any = None
         for machine, process in ((self.l1, self.of_l1), (self.l2, self.of_l2)):
             machine.state = State.READY
             process.says(QUIET)
@@ -42,13 +44,18 @@ class Machines:
     def lab(self) -> Any:
         scenario = SimpleNamespace(expect=self.expect, action=None)
         return SimpleNamespace(
-            machines=self.machines, plan=SimpleNamespace(scenario=scenario), record=self.record, log_mark=self.mark
+            machines=self.machines,
+            plan=SimpleNamespace(scenario=scenario),
+            record=self.record,
+            log_mark=self.mark,
+            l1=self.l1 if self.l0_log else None,
+            l0_log=self.l0_log,
         )
 
-    def judge(self, **options: bool) -> list[Check]:
-        return judge_machines(self.lab, self.logs, **options)  # type: ignore[arg-type]
+    def judge(self, **options: Any) -> list[Check]:
+        return judge_machines(self.lab, self.logs, **options)
 
-    def bad(self, **options: bool) -> list[tuple[str, Verdict, Level | None, str | None]]:
+    def bad(self, **options: Any) -> list[tuple[str, Verdict, Level | None, str | None]]:
         checks = [check for check in self.judge(**options) if check.verdict is not Verdict.PASS]
         return [(check.name, check.verdict, check.level, check.machine) for check in checks]
 
@@ -179,3 +186,11 @@ def test_the_last_words_of_a_qemu_are_judged_too(machines: Machines) -> None:
     machines.of_l2.stderr.write_text("qemu-system-x86_64: vhost vdpa map fail!\n")
     bad = [check for check in judge_ends(machines.lab) if check.verdict is not Verdict.PASS]
     assert [(check.name, check.level) for check in bad] == [("clean QEMU stderr", Level.L1_QEMU)]
+
+
+def test_this_machine_s_own_kernel_is_judged_where_it_runs_l1(machines: Machines) -> None:
+    machines.l0_log = SimpleNamespace(read=lambda: SPLAT, lack="")
+    assert machines.bad() == [("kernel log", Verdict.FAIL, Level.L0_KERNEL, "l0")]
+    machines.l0_log = SimpleNamespace(read=lambda: "", lack="/dev/kmsg: Permission denied")
+    assert machines.bad() == [("kernel log", Verdict.SKIP, None, "l0")]
+    assert machines.bad(only={"l1"}) == []
