@@ -1,4 +1,4 @@
-"""``vdpalab show``: one scenario, suite, site or finding, explained."""
+"""``vdpalab show``: one scenario, suite, site, kernel or finding, explained; or all keys."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lab.cli.describe import Rows, proof, settings, table, what_happens
 from lab.errors import InputError
 
 _FOLDERS = {"scenario": "scenarios", "suite": "suites", "site": "sites", "kernel": "kernels", "finding": "findings"}
+_KEYS = "keys"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Shown:
 def _complete_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from lab.config.catalog import names
 
-    known = [name for folder in _FOLDERS.values() for name in names(folder)]
+    known = [_KEYS, *(name for folder in _FOLDERS.values() for name in names(folder))]
     return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
@@ -51,7 +52,13 @@ def command(name: str, as_json: bool) -> None:
       vdpalab show net-vdpa_sim-vhost_vdpa-migrate
       vdpalab show smoke
       vdpalab show my.toml --json
+      vdpalab show keys               every key of every configuration file
     """
+    if name == _KEYS:
+        from lab.config.reference import markdown
+
+        click.echo(markdown(), nl=False)
+        return
     shown = explain(name)
     if as_json:
         click.echo(json.dumps(shown.to_json(), indent=1))
