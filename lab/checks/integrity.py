@@ -7,7 +7,6 @@ import hashlib
 from lab.errors import LabError
 from lab.host.base import Host
 from lab.host.endpoints import BlockEnd
-from lab.model import Check, Level
 
 # Enough to go over several requests and cheap over SSH into L2.
 PATTERN_BYTES = 256 * 1024
@@ -50,12 +49,3 @@ def parse(text: str) -> str | None:
     """The digest in the output of sha256sum; None for what is none."""
     word = text.split(maxsplit=1)[0] if text.strip() else ""
     return word if len(word) == 2 * hashlib.sha256().digest_size and word != digest(b"") else None
-
-
-def judge(written: str | None, found: str | None, *, what: str, level: Level, machine: str) -> Check:
-    """Compare two digests; one that is missing is ERROR."""
-    name, expected = "integrity", f"{what}: what was written is read back"
-    if not written or not found:
-        return Check.unproven(name, f"digest written: {written}, read: {found}", expected, machine=machine)
-    seen = f"{written[:16]}… written, {found[:16]}… read"
-    return Check.judged(name, written == found, seen, expected, level=level, machine=machine)

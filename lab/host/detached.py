@@ -39,10 +39,6 @@ class Detached:
     argv: tuple[str, ...]
     folder: str
 
-    def ended(self, host: Host) -> bool:
-        """Whether it has ended."""
-        return host.ok(["test", "-e", f"{self.folder}/rc"])
-
     def finish(self, host: Host, timeout_s: float) -> Completed:
         """Wait for the end and return what it printed; the duration is not known (0.0). Raises DeadlineExceeded."""
         looks = (str(math.ceil(timeout_s * host.slowness / _LOOK_S)), str(_LOOK_S))

@@ -150,16 +150,3 @@ def loopback_pair(
     """:func:`make_loopback` for as long as the block lasts."""
     with undoing(host, f"loopback over {interface}", lambda: run_script(host, _DELETE_NAMESPACES, *names)):
         yield make_loopback(host, interface, names, addresses, mtu=mtu)
-
-
-def neighbour(end: NetEnd, address: str, mac: str) -> None:
-    """Tell an end a neighbour's MAC, so that no ARP is needed."""
-    end.host.run(end.argv(["ip", "neighbour", "replace", address, "lladdr", mac, "dev", end.interface]))
-
-
-@contextlib.contextmanager
-def netns(host: Host, name: str) -> Iterator[str]:
-    """A network namespace for as long as the block lasts; deleted by somebody else before is fine."""
-    with undoing(host, f"namespace {name}", lambda: run_script(host, _DELETE_NAMESPACES, name)):
-        host.run(["ip", "netns", "add", name])
-        yield name

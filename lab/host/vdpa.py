@@ -91,11 +91,6 @@ def mgmtdevs(host: Host) -> dict[str, MgmtDev]:
     return parse_mgmtdevs(host.run(["vdpa", "-j", "mgmtdev", "show"]).text)
 
 
-def devices(host: Host) -> dict[str, VdpaDevice]:
-    """Every vDPA device of a known class by its name."""
-    return parse_devices(host.run(["vdpa", "-j", "dev", "show"]).text)
-
-
 def config(host: Host, name: str) -> dict[str, Any]:
     """Configuration space of a network device: ``mac``, ``link``, ``mtu``, ``negotiated_features``, …
 

@@ -2,22 +2,19 @@
 
 A workload is one module of this package, named like ``kind`` in the scenario, with::
 
-    DEVICE_CLASS                                       what it needs
     start(config, <ends>, record_folder, …) -> Job     it runs when this returns
     start_background(<ends>, record_folder, …) -> Job  for a given time, under an action
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
-from lab.errors import DeadlineExceeded, InputError
+from lab.errors import DeadlineExceeded
 from lab.host.base import Host
 from lab.host.detached import Detached
 from lab.model import WorkloadResult
@@ -65,17 +62,6 @@ class Output:
 
     status: int | None
     text: str
-
-
-def load(kind: str) -> ModuleType:
-    """The module of a workload by its name in a scenario. Raises InputError."""
-    name = f"{__package__}.{kind}"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise InputError([f"workload {kind!r}: no such module in {__package__}"]) from error
 
 
 def serial(commands: Sequence[Sequence[str]], run: str = _RUN) -> list[str]:

@@ -18,11 +18,9 @@ from lab.host import detached
 from lab.host.base import Host
 from lab.host.detached import Detached
 from lab.host.endpoints import BlockEnd
-from lab.model import Check, DeviceClass, Level, Metric, WorkloadResult
+from lab.model import Check, Level, Metric, WorkloadResult
 from lab.workloads import base
 from lab.workloads.base import Output
-
-DEVICE_CLASS = DeviceClass.BLK
 
 # A fio or kernel without libaio gets synchronous I/O; asking first would cost another start of fio, seconds in L2.
 _RUN = (

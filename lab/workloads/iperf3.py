@@ -23,13 +23,11 @@ from lab.host import detached
 from lab.host.base import COMMAND_S, Host
 from lab.host.detached import Detached
 from lab.host.endpoints import NetEnd
-from lab.model import Check, DeviceClass, Level, Metric, WorkloadResult
+from lab.model import Check, Level, Metric, WorkloadResult
 from lab.wait import Deadline, wait_until
 from lab.workloads import base
 from lab.workloads.base import Output
 from lab.workloads.iperf3_report import Measured, measure
-
-DEVICE_CLASS = DeviceClass.NET
 
 # Below the kernel's ephemeral ports (32768 up), and drawn by chance: on a real server somebody else may use iperf3.
 _PORTS = range(20000, 30000)

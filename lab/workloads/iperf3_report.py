@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-
-class Interval(NamedTuple):
-    """What the client counted from ``begin_s`` to ``end_s`` (seconds of its own clock since the start)."""
-
-    begin_s: float
-    end_s: float
-    payload: int
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -54,19 +46,3 @@ def measure(report: Mapping[str, Any]) -> Measured:
         jitter_ms=udp and udp["jitter_ms"],
         error=error,
     )
-
-
-def intervals(report: Mapping[str, Any]) -> list[Interval]:
-    """The client's interval series, all parallel streams together; empty when there is none."""
-    sums = (interval["sum"] for interval in report.get("intervals", []))
-    return [Interval(float(s["start"]), float(s["end"]), int(s["bytes"])) for s in sums]
-
-
-def longest_gap_s(series: Sequence[Interval]) -> float:
-    """The longest time without a byte, in seconds of the client's clock; its resolution is that of the series."""
-    longest = begin = 0.0
-    for interval in series:
-        if interval.payload:
-            begin = interval.end_s
-        longest = max(longest, interval.end_s - begin)
-    return longest

@@ -12,7 +12,6 @@ from lab.evidence.record import Record
 from lab.host.endpoints import BlockEnd
 from lab.host.fake import FakeHost
 from lab.host.local import LocalHost
-from lab.model import Check, Level, Verdict
 
 
 @pytest.fixture
@@ -20,10 +19,6 @@ def disk(tmp_path: Path) -> BlockEnd:
     path = tmp_path / "disk"
     path.write_bytes(bytes(1 << 20))
     return BlockEnd(LocalHost("here", Record(tmp_path / "record")), str(path), 1 << 20)
-
-
-def judge(written: str | None, found: str | None) -> Check:
-    return integrity.judge(written, found, what="the pattern", level=Level.L1_KERNEL, machine="l1")
 
 
 def test_every_sector_of_the_pattern_differs() -> None:
@@ -37,8 +32,8 @@ def test_every_sector_of_the_pattern_differs() -> None:
 
 def test_written_and_read_back(disk: BlockEnd) -> None:
     written = integrity.write(disk, integrity.pattern("run"))
-    check = judge(written, integrity.read(disk.host, disk.device))
-    assert check.verdict is Verdict.PASS
+    assert written
+    assert integrity.read(disk.host, disk.device) == written
 
 
 def test_one_flipped_bit(disk: BlockEnd) -> None:
@@ -47,8 +42,7 @@ def test_one_flipped_bit(disk: BlockEnd) -> None:
     data = bytearray(path.read_bytes())
     data[70_000] ^= 1
     path.write_bytes(data)
-    check = judge(written, integrity.read(disk.host, disk.device))
-    assert (check.verdict, check.level) == (Verdict.FAIL, Level.L1_KERNEL)
+    assert integrity.read(disk.host, disk.device) not in (written, None)
 
 
 def test_a_pattern_that_does_not_fit(disk: BlockEnd) -> None:
@@ -64,8 +58,3 @@ def test_a_disk_that_is_not_there(disk: BlockEnd, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "sha256sum: not found", integrity.digest(b"") + "  -"])
 def test_an_output_without_a_digest(text: str) -> None:
     assert integrity.parse(text) is None
-
-
-@pytest.mark.parametrize(("written", "found"), [(None, "a"), ("a", None), ("", ""), (None, None)])
-def test_without_a_digest_nothing_is_proved(written: str | None, found: str | None) -> None:
-    assert judge(written, found).verdict is Verdict.ERROR

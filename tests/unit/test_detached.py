@@ -31,7 +31,6 @@ def test_output_error_and_status_arrive_apart(host: LocalHost) -> None:
     job = detached.start(host, ["sh", "-c", 'printf "out\\n\\n"; printf err >&2; exit 3'])
     done = job.finish(host, 10)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n\n", b"err")
-    assert job.ended(host)
 
 
 def test_a_job_without_output(host: LocalHost) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from lab.errors import CommandError, DeadlineExceeded
 from lab.host import net
 from lab.host.endpoints import NetEnd
-from lab.host.fake import FakeHost
 
 if TYPE_CHECKING:
     from tests.unit.conftest import TreeHost
@@ -149,16 +147,3 @@ def test_loopback_that_fails_halfway_leaves_no_namespace(tree: TreeHost) -> None
     ):
         pytest.fail("eth1 does not exist")
     assert list(tree.path("/run/netns").iterdir()) == []
-
-
-def test_netns_and_neighbour(tree: TreeHost) -> None:
-    stub_ip(tree)
-    with net.netns(tree, "run1-x"):
-        assert tree.path("/run/netns/run1-x").exists()
-    assert not tree.path("/run/netns/run1-x").exists()
-
-
-def test_neighbour_where_the_end_is(tmp_path: Path) -> None:
-    host = FakeHost({"*": ""}, tmp_path)
-    net.neighbour(NetEnd(host, "eth1", "10.1.0.1", "ns"), "10.1.0.2", MAC)
-    assert host.commands == [f"ip netns exec ns ip neighbour replace 10.1.0.2 lladdr {MAC} dev eth1"]

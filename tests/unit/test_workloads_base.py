@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import InputError
 from lab.evidence.record import Record
 from lab.host import detached
 from lab.host.base import Host
@@ -95,19 +94,6 @@ def test_no_output_at_all(tmp_path: Path) -> None:
     job = detached.Detached(("sh",), "/run/x")
     host = FakeHost({"*rc*": "143\n0\n"}, tmp_path / "fake")
     assert base.gather(job, host, 2, 1) == ([Output(None, ""), Output(None, "")], False)
-
-
-@pytest.mark.parametrize("kind", ["iperf3", "fio"])
-def test_workloads_are_found_by_name(kind: str) -> None:
-    module = base.load(kind)
-    assert callable(module.start)
-    assert callable(module.start_background)
-    assert module.DEVICE_CLASS in ("net", "blk")
-
-
-def test_a_workload_that_does_not_exist() -> None:
-    with pytest.raises(InputError, match="netperf"):
-        base.load("netperf")
 
 
 @pytest.mark.parametrize(

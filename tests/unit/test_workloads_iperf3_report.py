@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.workloads.iperf3_report import Interval, intervals, longest_gap_s, measure
+from lab.workloads.iperf3_report import measure
 
 SAMPLES = Path(__file__).parent / "samples" / "iperf3"
 
@@ -68,18 +68,3 @@ def test_a_stopped_stream_keeps_what_arrived() -> None:
 def test_broken_reports(broken: dict[str, Any]) -> None:
     with pytest.raises(KeyError):
         measure(broken)
-
-
-def test_intervals_and_their_gap() -> None:
-    series = intervals(report("stalled-reverse-3.18"))
-    assert len(series) == 4
-    assert series[-1].payload == 0
-    assert longest_gap_s(series) == pytest.approx(6, abs=0.1)
-    assert longest_gap_s(intervals(report("tcp-3.12"))) == 0
-
-
-def test_gap() -> None:
-    assert longest_gap_s([]) == 0
-    assert longest_gap_s([Interval(0, 1, 0), Interval(1, 2, 5)]) == 1
-    assert longest_gap_s([Interval(0, 1, 5), Interval(1, 2, 0), Interval(2, 3, 0), Interval(3, 4, 5)]) == 2
-    assert intervals(report("refused-3.18")) == []
