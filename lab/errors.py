@@ -12,6 +12,7 @@
     │   ├── MachineDied         QEMU ended although nobody asked it to
     │   └── QmpError            a QMP command got no answer
     │       └── QmpRefused      QEMU refused a QMP command
+    ├── DeviceModelDied         the process that emulates L1's hardware ended although nobody asked it to
     ├── StateError              a call that the machine's state does not allow
     ├── DeadlineExceeded        something did not happen in time
     ├── SiteLacks               the site cannot run this, with the name of what is missing -> SKIP
@@ -108,6 +109,17 @@ class QmpError(MachineError):
 
 class QmpRefused(QmpError):
     """QEMU took a QMP command and refused it."""
+
+
+class DeviceModelDied(LabError):
+    """The process that emulates hardware for L1 ended by itself; what a kernel or QEMU did after that proves nothing.
+
+    ``how`` is how it ended.
+    """
+
+    def __init__(self, how: str, stderr: str, *, log: Path | None = None) -> None:
+        self.how = how
+        super().__init__(f"the device model of the IFC VFs ended ({how})\n{stderr}".rstrip(), log=log)
 
 
 class StateError(LabError):

@@ -122,8 +122,8 @@ class Metric:
 class QemuDevice:
     """What an attachment asks QEMU to add: a back end (``netdev_add`` arguments) and a front end (``device_add``)."""
 
-    device: Mapping[str, str | int | bool]
-    netdev: Mapping[str, str | int | bool] | None = None
+    device: Mapping[str, object]
+    netdev: Mapping[str, object] | None = None
 
     @property
     def id(self) -> str:

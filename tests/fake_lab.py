@@ -37,6 +37,8 @@ def fake_lab(record: Record, scenario: str, *, sets: Sequence[str] = (), cold: b
         host=FakeHost({}, shells / "l1", "l1"),
         connected=True,
         l1=None,
+        device_model=None,
+        expendable=False,
         l0_log=KernelLog(Path("/absent/kmsg")),
         guests={},
         machines={},
@@ -44,6 +46,7 @@ def fake_lab(record: Record, scenario: str, *, sets: Sequence[str] = (), cold: b
         did=[],
         shells=shells,
     )
+    lab.plug_functions = lambda: lab.did.append("plug functions")
     lab.start_guest = lambda name, devices=(), incoming=False: _start_guest(lab, name, devices, incoming)
     if lab.plan.guests and not lab.plan.cold:
         _start_guest(lab, "l2", (), False)
@@ -65,6 +68,12 @@ def _start_guest(lab: Any, name: str, devices: Sequence[Any], incoming: bool) ->
     host = None if incoming else FakeHost({}, lab.shells / name, name)
     process = SimpleNamespace(pid=4711, folder=folder)
     lab.guests[name] = SimpleNamespace(
-        name=name, machine=machine, process=process, host=host, shell=host, held_before=None if devices else Held(0, ())
+        name=name,
+        machine=machine,
+        process=process,
+        host=host,
+        shell=host,
+        held_before=None if devices else Held(0, ()),
+        reach_before=[],
     )
     return lab.guests[name]

@@ -58,6 +58,20 @@ _VP_BLK: tuple[Rule, ...] = (
     Grew("wr_bytes", "query-blockstats of L0's QEMU", ("written",)),
     Grew("rd_bytes", "query-blockstats of L0's QEMU", ("read",)),
 )
+_MODEL = "the device model's own count, over its control socket"
+# Transmit and receive are the driver's.
+_IFC_NET: tuple[Rule, ...] = (
+    Grew("rx_bytes", _MODEL, ("to_device",)),
+    Grew("tx_bytes", _MODEL, ("from_device",)),
+    Grew("kicks", _MODEL),
+    Grew("interrupts", _MODEL),
+)
+_IFC_BLK: tuple[Rule, ...] = (
+    Grew("written_bytes", _MODEL, ("written",)),
+    Grew("read_bytes", _MODEL, ("read",)),
+    Grew("kicks", _MODEL),
+    Grew("interrupts", _MODEL),
+)
 
 TABLE: Mapping[Key, tuple[Rule, ...]] = {
     (device_class, provider, attach): rules
@@ -66,6 +80,8 @@ TABLE: Mapping[Key, tuple[Rule, ...]] = {
         (DeviceClass.BLK, "vdpa_sim", _SIM_BLK),
         (DeviceClass.NET, "vp_vdpa", _VP_NET),
         (DeviceClass.BLK, "vp_vdpa", _VP_BLK),
+        (DeviceClass.NET, "ifcvf", _IFC_NET),
+        (DeviceClass.BLK, "ifcvf", _IFC_BLK),
     )
     # Who uses the device changes nothing of what the device itself shows.
     for attach in AttachMode

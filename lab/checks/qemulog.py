@@ -55,6 +55,10 @@ HARMLESS = (
         in_migration=False,
     ),
     Phrase(r"warning: hub \d+ is not connected to host network", "the hub joins PF and VFs with each other only"),
+    Phrase(
+        r"warning: vfio vfio-user:\S+: Could not enable error recovery for the device",
+        "the device model has no interrupt for PCI errors (ifc-vf.md 4)",
+    ),
     Phrase(r"char device redirected to .*", "where a console is"),
 )
 

@@ -148,6 +148,15 @@ def _run(name: str, words: Sequence[str], env: Mapping[str, str] | None = None) 
     return [Metric(name, done.duration_s, "s"), Metric(f"{name}{RSS}", memory.peak_mb, "MiB")]
 
 
+def _ifcvf(around: Surroundings) -> list[Metric]:
+    from lab.scenarios.bench_ifcvf import disk, network
+
+    return [
+        *network(around.artifacts, around.run_dir("ifcvf-net")),
+        *disk(around.artifacts, around.run_dir("ifcvf-blk")),
+    ]
+
+
 _BENCHES = (
     Bench("help", "vdpalab --help", 5, _help),
     Bench("artifacts-check", "all artifacts are there and nothing has changed", 5, _check),
@@ -159,6 +168,7 @@ _BENCHES = (
     _of_scenario("net-vp_vdpa-vhost_vdpa-unplug"),
 )
 _ON_REQUEST = (
+    Bench("ifcvf", "the emulated IFC VFs against veth and virtio-blk in the same L1", 3, _ifcvf),
     Bench("quickstart", "vdpalab quickstart with everything cached", 1, _quickstart),
     Bench("quickstart-empty", "vdpalab quickstart with an empty cache", 1, _quickstart_empty),
 )
@@ -178,9 +188,9 @@ def _complete_names(_ctx: click.Context, _parameter: click.Parameter, incomplete
 def command(names: tuple[str, ...], rounds: int | None, as_json: bool) -> int:
     """Measure the lab's own speed: medians and spread, against what they must reach on 2 cores without KVM.
 
-    Names: help, artifacts-check, l1-ready, vng (when virtme-ng is installed), l2-ready and any scenario; quickstart and
-    quickstart-empty only when named. The exit status is 3 when something could not be measured, 1 when a bound was
-    missed, else 0.
+    Names: help, artifacts-check, l1-ready, vng (when virtme-ng is installed), l2-ready and any scenario; ifcvf,
+    quickstart and quickstart-empty only when named. The exit status is 3 when something could not be measured, 1 when a
+    bound was missed, else 0.
 
     \b
     Examples:

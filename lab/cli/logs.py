@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from lab.cli.attached import run_option, the_run
 from lab.errors import InputError, LabError
 
-_LOGS = ("machines/*/console.log", "machines/*/qemu.log", "runner.log")
+_LOGS = ("machines/*/console.log", "machines/*/qemu.log", "machines/*/server.log", "runner.log")
 _MORE = ("machines/*/qmp.jsonl", "machines/*/argv.txt", "events.jsonl", "traceback.txt", "collect/*", "workloads/*")
 
 

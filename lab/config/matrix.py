@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import itertools
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lab.config.catalog import CONFIGS
-from lab.config.scenario import Iperf3, Scenario, VdpaSim
+from lab.config.scenario import Fault, FaultName, Iperf3, Scenario, VdpaSim
 from lab.config.strict import Strict, read_toml, validate
 from lab.model import AttachMode, DeviceClass
 
 MATRIX = CONFIGS / "matrix.toml"
 
-Exercise = Literal["iperf3", "loopback", "fio", "migrate", "unplug"]
+EXERCISES = (
+    *("iperf3", "loopback", "fio", "migrate", "unplug", "neighbours", "delete", "unbind", "rescan"),
+    *(f"fault-{name}" for name in get_args(FaultName)),
+)
+
+
+def _exercise_that_exists(name: str) -> str:
+    if name not in EXERCISES:
+        raise ValueError(f"no exercise is called {name!r}")
+    return name
+
+
+Exercise = Annotated[str, AfterValidator(_exercise_that_exists)]
 
 
 class Dimensions(Strict):
     """The axes, in the order of a scenario's name."""
 
     device_class: Annotated[tuple[DeviceClass, ...], Field(alias="class", min_length=1)]
-    provider: Annotated[tuple[Literal["vdpa_sim", "vp_vdpa"], ...], Field(min_length=1)]
+    provider: Annotated[tuple[Literal["vdpa_sim", "vp_vdpa", "ifcvf"], ...], Field(min_length=1)]
     attach: Annotated[tuple[AttachMode, ...], Field(min_length=1)]
     exercise: Annotated[tuple[Exercise, ...], Field(min_length=1)]
 
@@ -80,6 +92,8 @@ def canonical_name(scenario: Scenario) -> str:
 
 
 def _exercise(scenario: Scenario) -> str:
+    if isinstance(scenario.action, Fault):
+        return f"fault-{scenario.action.name}"
     if scenario.action:
         return scenario.action.kind
     # iperf3 through one looping device has a name of its own only where a guest holds both ends of it: in L1 the

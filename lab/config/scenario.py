@@ -31,7 +31,18 @@ class VpVdpa(Strict):
     access_platform: bool = Field(True, description="offer VIRTIO_F_ACCESS_PLATFORM; false exists to test the gate")
 
 
-Device = Annotated[VdpaSim | VpVdpa, Field(discriminator="provider")]
+class Ifcvf(Strict):
+    """The ifcvf driver on Intel IFC VFs that the lab's own device model emulates (lab/ifcvf, over vfio-user)."""
+
+    provider: Literal["ifcvf"]
+    vfs: Annotated[int, Field(ge=2, le=4)] = Field(2, description="net: VFs on one switch; the last one is the peer")
+    card: Literal["n3000", "c5000x"] = Field("n3000", description="net: whose PCI ids; a block device is a c5000x")
+    iommu: Literal["passthrough", "translated"] = Field(
+        "passthrough", description="L1's own DMA: kernel with iommu=pt, or every packet mapped and unmapped"
+    )
+
+
+Device = Annotated[VdpaSim | VpVdpa | Ifcvf, Field(discriminator="provider")]
 
 
 class Attach(Strict):
@@ -86,6 +97,7 @@ class Migrate(Strict):
     downtime_limit_ms: Annotated[int, Field(ge=1, le=60000)] = 300
     max_bandwidth: str = Field("1G", pattern=r"^\d+[KMG]$", description="bytes per second")
     max_total_s: Seconds = 60
+    shadow_vq: bool = Field(False, description="x-svq=on at both sides; ifcvf, which cannot be suspended, needs it")
 
 
 class Unplug(Strict):
@@ -95,14 +107,73 @@ class Unplug(Strict):
     max_delete_s: Seconds = 30
 
 
-Action = Annotated[Migrate | Unplug, Field(discriminator="kind")]
+class Neighbours(Strict):
+    """The workload, while two more VFs of the card carry traffic to each other in L1."""
+
+    kind: Literal["neighbours"]
+
+
+class Remove(Strict):
+    """Take the device from its user in L1 while that uses it: `vdpa dev del`, unbinding its parent's driver, or
+    removing the parent from the PCI bus. The kernel waits for the user; then the device comes back.
+    """
+
+    kind: Literal["delete", "unbind", "rescan"]
+    max_wait_s: Seconds = Field(30, description="from the moment that the user has let go")
+
+
+FaultName = Literal[
+    "reset-hangs",
+    "status-ff",
+    "features-refused",
+    "features-changed",
+    "fewer-vectors",
+    "irq-lost",
+    "irq-spurious",
+    "queue-stall",
+    "used-length",
+    "used-id",
+    "corrupt",
+    "slow",
+    "link-flap",
+    "config-storm",
+    "dma-outside",
+    "disconnect",
+    "death",
+]
+
+
+class Fault(Strict):
+    """The device misbehaves on command (docs/ifcvf.md). What it does to traffic, to a guest that gives it back and
+    afterwards is declared here, what L1, the guest and the QEMUs say about it under ``expect``.
+    """
+
+    kind: Literal["fault"]
+    name: FaultName
+    parameters: dict[str, int] = Field({}, description="the fault's own")
+    when: Literal["start", "attach", "traffic"] = Field(
+        "traffic", description="start: from the first moment; attach: before the guest gets it; traffic: in use"
+    )
+    traffic: Literal["flows", "stops"] = Field(description="what a guest's traffic does meanwhile")
+    release: Literal["done"] | None = Field(
+        None, description="take the device from the guest meanwhile too: it has to be released in bounded time"
+    )
+    afterwards: Literal["flows", "replug", "lost"] = Field(
+        description="when it is over: traffic flows by itself, after unplugging and plugging, or never again"
+    )
+
+
+Action = Annotated[Migrate | Unplug | Neighbours | Remove | Fault, Field(discriminator="kind")]
 
 
 class Expected(Strict):
-    """A bad outcome that the scenario provokes on purpose: log lines of ``level`` that match ``pattern``."""
+    """A bad outcome that the scenario provokes on purpose, at ``level``: log lines that match ``pattern``, or the death
+    of a process (a QEMU, or with it the kernel it runs) whose last words do.
+    """
 
     level: Level
     pattern: Regex
+    outcome: Literal["log", "death"] = "log"
     required: bool = Field(True, description="it must appear; false: it may")
 
 

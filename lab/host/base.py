@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lab.errors import CommandError, LabError
 from lab.evidence.record import Record
@@ -43,6 +43,8 @@ class Host(abc.ABC):
     """
 
     scratch = "/run/vdpalab"
+    # Asked while a command goes on: raises when something has ended without which none will come to its end.
+    watch: Callable[[], object] | None = None
 
     def __init__(self, name: str, record: Record, slowness: float = 1.0) -> None:
         self.name = name

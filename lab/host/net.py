@@ -82,6 +82,23 @@ IP
 slave "$4" "$3" "$5" "$7"
 slave "$6" "$3" "$7" "$5"
 """
+# A pair of interfaces in new namespaces $1 and $3 with addresses $2 and $4.
+_VETH = """
+ip -batch - <<IP
+netns add $1
+netns add $3
+link add name veth0 netns $1 type veth peer name veth0 netns $3
+IP
+end() {
+    ip -n "$1" -batch - <<IP
+link set dev lo up
+address add $2/24 dev veth0
+link set dev veth0 up
+IP
+}
+end "$1" "$2"
+end "$3" "$4"
+"""
 _DELETE_NAMESPACES = """
 for name; do
     [ ! -e "/run/netns/$name" ] || ip netns delete "$name"
@@ -150,3 +167,11 @@ def loopback_pair(
     """:func:`make_loopback` for as long as the block lasts."""
     with undoing(host, f"loopback over {interface}", lambda: run_script(host, _DELETE_NAMESPACES, *names)):
         yield make_loopback(host, interface, names, addresses, mtu=mtu)
+
+
+@contextlib.contextmanager
+def veth_pair(host: Host, names: tuple[str, str], addresses: tuple[str, str]) -> Iterator[tuple[NetEnd, NetEnd]]:
+    """Two ends in new namespaces ``names`` with nothing but the kernel's own veth between them."""
+    with undoing(host, "veth pair", lambda: run_script(host, _DELETE_NAMESPACES, *names)):
+        run_script(host, _VETH, names[0], addresses[0], names[1], addresses[1])
+        yield NetEnd(host, "veth0", addresses[0], names[0]), NetEnd(host, "veth0", addresses[1], names[1])

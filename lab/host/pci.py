@@ -13,6 +13,9 @@ from lab.errors import CommandError, HostError, LabError, SiteLacks
 from lab.host.base import Host
 from lab.host.shell import run_script
 from lab.host.undo import undoing
+from lab.wait import Deadline, wait_until
+
+_FUNCTIONS_S = 15.0
 
 _ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
@@ -42,14 +45,26 @@ cd "/sys/bus/pci/devices/$1" 2>/dev/null || exit 0
 put 0 sriov_numvfs
 put "$2" sriov_drivers_autoprobe
 """
-# Prints the former driver's name (empty: none), then the link to the new one.
+# Prints "ADDRESS DRIVER" (DRIVER is - without one) of each function of vendor $1 and subsystem vendor $2.
+_FUNCTIONS = """
+for device in /sys/bus/pci/devices/*; do
+    [ "$(cat "$device/vendor")" = "$1" ] && [ "$(cat "$device/subsystem_vendor")" = "$2" ] || continue
+    driver=$(readlink "$device/driver") || driver=-
+    echo "${device##*/} ${driver##*/}"
+done
+"""
+# Prints the former driver's name (empty: none), then the link to the new one. With $3 the driver's id table is asked.
 _BIND = """
 device=/sys/bus/pci/devices/$1
 former=$(readlink "$device/driver" || :)
 echo "${former##*/}"
 [ -z "$former" ] || put "$1" "$device/driver/unbind"
-put "$2" "$device/driver_override"
-put "$1" /sys/bus/pci/drivers_probe
+if [ -n "$3" ]; then
+    put "$1" "/sys/bus/pci/drivers/$2/bind"
+else
+    put "$2" "$device/driver_override"
+    put "$1" /sys/bus/pci/drivers_probe
+fi
 readlink "$device/driver" || :
 """
 _RESTORE = """
@@ -110,13 +125,30 @@ def sriov(host: Host, pf: str, count: int) -> Iterator[tuple[str, ...]]:
         yield tuple(link.rpartition("/")[2] for link in links)
 
 
+def wait_functions(host: Host, *, vendor: str, subsystem_vendor: str, count: int) -> tuple[str, ...]:
+    """Addresses of the first ``count`` functions of a vendor (``0x1af4``), once each has the driver that wanted it.
+
+    A function that was plugged a moment ago is given to a driver while others can see it already.
+    Raises DeadlineExceeded.
+    """
+
+    def settled() -> list[str]:
+        rows = [line.split() for line in run_script(host, _FUNCTIONS, vendor, subsystem_vendor).text.splitlines()]
+        taken = [address for address, driver in sorted(rows) if driver != "-"]
+        return taken if len(taken) >= count else []
+
+    deadline = Deadline(_FUNCTIONS_S * host.slowness)
+    return tuple(wait_until(settled, deadline, f"{host.name}: {count} PCI functions of {subsystem_vendor}")[:count])
+
+
 @contextlib.contextmanager
-def bound(host: Host, function: str, driver: str) -> Iterator[None]:
+def bound(host: Host, function: str, driver: str, *, by_id: bool = False) -> Iterator[None]:
     """Bind a function to ``driver`` (the PCI driver's name, its module is loaded) and give it back afterwards.
 
+    ``by_id`` leaves it to the driver's id table whether it takes the function; otherwise it has to try.
     Raises HostError when the driver did not take it (the kernel log says why).
     """
-    done = run_script(host, _BIND, function, driver, check=False)
+    done = run_script(host, _BIND, function, driver, "id" if by_id else "", check=False)
     former, _, link = done.text.partition("\n")
     with undoing(host, f"{driver} on {function}", lambda: run_script(host, _RESTORE, function, former)):
         if done.returncode != 0:

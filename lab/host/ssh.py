@@ -12,7 +12,7 @@ import select
 import shlex
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class SshHost(Host):
                     if data:
                         channel.sendall(data)
                     channel.shutdown_write()
-                out, err = _drain(channel, deadline, what)
+                out, err = _drain(channel, deadline, what, self.watch or (lambda: None))
             status = channel.recv_exit_status()
         # paramiko says -1 both for "killed by a signal" and for "the connection is lost".
         if status == -1 and not self._transport.is_active():
@@ -163,7 +163,9 @@ def _closed_when_over(channel: paramiko.Channel, deadline: Deadline, what: str) 
         timer.cancel()
 
 
-def _drain(channel: paramiko.Channel, deadline: Deadline, what: str) -> tuple[bytes, bytes]:
+def _drain(
+    channel: paramiko.Channel, deadline: Deadline, what: str, watch: Callable[[], object]
+) -> tuple[bytes, bytes]:
     out, err = bytearray(), bytearray()
     while True:
         ended = channel.closed or channel.eof_received
@@ -174,6 +176,7 @@ def _drain(channel: paramiko.Channel, deadline: Deadline, what: str) -> tuple[by
         if ended and (channel.closed or channel.status_event.wait(deadline.left())):
             return bytes(out), bytes(err)
         deadline.check(what)
+        watch()
         select.select([channel], [], [], min(_LOOK_S, deadline.left()))
 
 

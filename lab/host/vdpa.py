@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,21 @@ from lab.host.undo import undoing
 from lab.model import AttachMode, DeviceClass
 
 ACCESS_PLATFORM = "ACCESS_PLATFORM"
+
+# iproute2's names of a network device's feature bits (vdpa/vdpa.c there; virtio 1.2, sections 5.1.3 and 6).
+_NET_FEATURES = {
+    0: "CSUM", 1: "GUEST_CSUM", 2: "CTRL_GUEST_OFFLOADS", 3: "MTU", 5: "MAC", 7: "GUEST_TSO4", 8: "GUEST_TSO6",
+    9: "GUEST_ECN", 10: "GUEST_UFO", 11: "HOST_TSO4", 12: "HOST_TSO6", 13: "HOST_ECN", 14: "HOST_UFO",
+    15: "MRG_RXBUF", 16: "STATUS", 17: "CTRL_VQ", 18: "CTRL_RX", 19: "CTRL_VLAN", 20: "CTRL_RX_EXTRA",
+    21: "GUEST_ANNOUNCE", 22: "MQ", 23: "CTRL_MAC_ADDR", 24: "NOTIFY_ON_EMPTY", 27: "ANY_LAYOUT",
+    28: "RING_INDIRECT_DESC", 29: "RING_EVENT_IDX", 32: "VERSION_1", 33: "ACCESS_PLATFORM", 34: "RING_PACKED",
+    35: "IN_ORDER", 36: "ORDER_PLATFORM", 37: "SR_IOV", 38: "NOTIFICATION_DATA",
+    57: "HASH_REPORT", 60: "RSS", 61: "RSC_EXT", 62: "STANDBY", 63: "SPEED_DUPLEX",
+}  # fmt: skip
+# What QEMU's shadow virtqueues can carry (QEMU: net/vhost-vdpa.c, hw/virtio/vhost-shadow-virtqueue.c).
+_SHADOWED = (*range(4), 5, *range(7, 21), 22, 23, 29, 32, 33)
+SHADOW_VQ_FEATURES: int = sum(1 << bit for bit in _SHADOWED)
+_BITS = {name: bit for bit, name in _NET_FEATURES.items()}
 
 _CLASSES = {"net": DeviceClass.NET, "network": DeviceClass.NET, "block": DeviceClass.BLK}
 _PCI = "pci/"
@@ -97,6 +112,30 @@ def config(host: Host, name: str) -> dict[str, Any]:
     Features are there only after the driver has negotiated them. Empty for other classes.
     """
     return parse_section(host.run(["vdpa", "-j", "dev", "config", "show", name]).text, "config").get(name, {})
+
+
+def negotiated_features(host: Host, name: str) -> int | None:
+    """The features that a network device's driver has negotiated, as bits; None before it has.
+
+    Raises HostError for a name that is not known here.
+    """
+    names = config(host, name).get("negotiated_features")
+    return None if names is None else feature_bits(names)
+
+
+def feature_bits(names: Iterable[str | int]) -> int:
+    """Features of a network device by iproute2's names, or numbers where it has none, as bits.
+
+    Raises HostError for a name that is not known here.
+    """
+    bits = 0
+    for name in names:
+        text = str(name).removeprefix("bit_")
+        bit = int(text) if text.isdecimal() else _BITS.get(text)
+        if bit is None:
+            raise HostError(f"no feature bit is known for {name!r}")
+        bits |= 1 << bit
+    return bits
 
 
 def vstats(host: Host, name: str, qidx: int) -> dict[str, int]:

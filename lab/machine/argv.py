@@ -19,7 +19,14 @@ CONSOLE_LOG = "console.log"
 GDB = "gdb.sock"
 PIDFILE = "qemu.pid"
 
+# Empty root ports of an L1, for what is plugged when it is up.
+SPARE_PORTS = 2
+
 READY_LINE = "vdpalab: sshd ready"
+
+# Milliseconds. A device model that answers later is cut off for good; the default of 5000 is reached on a machine that
+# is busy with other labs (ifc-vf.md 2).
+_VFIO_USER_MS = 60000
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,27 @@ class BlockFunction:
 
 
 @dataclass(frozen=True)
+class VfioUserFunction:
+    """A PCI function that another process makes, reached over its vfio-user socket; ``port`` is a root port of L1."""
+
+    id: str
+    socket: str
+    port: str
+
+    def device(self) -> QemuDevice:
+        """What QEMU has to add, on its command line or by device_add."""
+        return QemuDevice(
+            {
+                "driver": "vfio-user-pci",
+                "id": self.id,
+                "bus": self.port,
+                "socket": {"type": "unix", "path": self.socket},
+                "x-msg-timeout": _VFIO_USER_MS,
+            }
+        )
+
+
+@dataclass(frozen=True)
 class Boot:
     """Direct kernel boot."""
 
@@ -72,7 +100,8 @@ class Host1:
     secrets: Mapping[str, str]
     sriov: Sriov | None = None
     blocks: tuple[BlockFunction, ...] = ()
-    spare_ports: int = 2
+    functions: tuple[VfioUserFunction, ...] = ()
+    spare_ports: int = SPARE_PORTS
     pcap_bytes: int = 64
 
 
@@ -90,6 +119,7 @@ class Guest2:
     devices: tuple[QemuDevice, ...] = ()
     incoming: bool = False
     shared_ram: bool = True
+    huge_pages: bool = False
 
 
 def host_argv(spec: Host1, qemu: Sequence[str], qmp_fd: int) -> list[str]:
@@ -106,8 +136,14 @@ def host_argv(spec: Host1, qemu: Sequence[str], qmp_fd: int) -> list[str]:
         *_secrets(spec.secrets),
         *(_sriov(spec.sriov, spec.pcap_bytes) if spec.sriov else []),
         *_flat(_block_function(block) for block in spec.blocks),
-        *_flat(_port(f"spare{n}", 0x40 + n) for n in range(spec.spare_ports)),
+        *_flat(_port(spare_port(n), 0x40 + n) for n in range(spec.spare_ports)),
+        *_flat(_device(function.device().device) for function in spec.functions),
     ]
+
+
+def spare_port(number: int) -> str:
+    """Id of one of L1's empty root ports."""
+    return f"spare{number}"
 
 
 def guest_argv(spec: Guest2, qemu: Sequence[str]) -> list[str]:
@@ -115,7 +151,15 @@ def guest_argv(spec: Guest2, qemu: Sequence[str]) -> list[str]:
     cpu = "qemu64" if spec.accel is Accel.TCG else "host"
     return [
         *qemu,
-        *_common(spec.name, spec.accel, spec.memory_mb, spec.cpus, cpu=cpu, shared_ram=spec.shared_ram),
+        *_common(
+            spec.name,
+            spec.accel,
+            spec.memory_mb,
+            spec.cpus,
+            cpu=cpu,
+            shared_ram=spec.shared_ram,
+            huge_pages=spec.huge_pages,
+        ),
         *_qmp("socket,id=qmp,path=qmp.sock,server=on,wait=off"),
         *_boot(spec.boot),
         *_mgmt(spec.mgmt_mac),
@@ -126,14 +170,24 @@ def guest_argv(spec: Guest2, qemu: Sequence[str]) -> list[str]:
     ]
 
 
-def _common(name: str, accel: Accel, memory_mb: int, cpus: int, *, cpu: str, shared_ram: bool = True) -> list[str]:
+def _common(
+    name: str,
+    accel: Accel,
+    memory_mb: int,
+    cpus: int,
+    *,
+    cpu: str,
+    shared_ram: bool = True,
+    huge_pages: bool = False,
+) -> list[str]:
     # Shared RAM: vdpa_sim maps only shared file-backed memory (vdpa.md 3.1), vfio-user servers need it too.
     ram = "memory-backend-memfd" if shared_ram else "memory-backend-ram"
+    huge = ",hugetlb=on,hugetlbsize=2M" if huge_pages and shared_ram else ""
     return [
         *["-name", name],
         # split: the vIOMMU needs it, and kernels from 6.16 on may have no other (CONFIG_KVM_IOAPIC).
         *["-M", "q35,kernel-irqchip=split,memory-backend=ram,vmport=off,dump-guest-core=off"],
-        *["-object", f"{ram},id=ram,size={memory_mb}M,share={'on' if shared_ram else 'off'}"],
+        *["-object", f"{ram},id=ram,size={memory_mb}M,share={'on' if shared_ram else 'off'}{huge}"],
         *["-m", f"{memory_mb}M"],
         *["-accel", "kvm" if accel is Accel.KVM else "tcg,thread=multi"],
         *["-cpu", cpu, "-smp", str(cpus)],
@@ -189,7 +243,7 @@ def _port(name: str, chassis: int) -> list[str]:
     return _device({"driver": "pcie-root-port", "id": name, "chassis": chassis})
 
 
-def _virtio(access_platform: bool) -> dict[str, str | int | bool]:
+def _virtio(access_platform: bool) -> dict[str, object]:
     return {"disable-legacy": "on", "iommu_platform": access_platform}
 
 
@@ -230,7 +284,7 @@ def _hotplug(device: QemuDevice) -> list[str]:
     return [*netdev, *_device(device.device)]
 
 
-def _device(properties: Mapping[str, str | int | bool]) -> list[str]:
+def _device(properties: Mapping[str, object]) -> list[str]:
     return ["-device", json.dumps(dict(properties))]
 
 

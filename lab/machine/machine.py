@@ -149,6 +149,22 @@ class Machine:
             self.qmp.execute("netdev_del", {"id": device.netdev["id"]})
         return seconds
 
+    def finish_unplug(self, device: QemuDevice, deadline: Deadline) -> float:
+        """Wait until a device that did not go in time is gone after all, remove its back end; return the seconds.
+
+        Raises DeadlineExceeded, also when the monitor hangs with the device.
+        """
+        begin = time.monotonic()
+
+        def gone() -> bool:
+            there = self.qmp.execute("qom-list", {"path": "/machine/peripheral"}, timeout_s=max(1.0, deadline.left()))
+            return device.id not in {entry["name"] for entry in there}
+
+        wait_until(gone, deadline, f"{self.name}: the end of {device.id}")
+        if device.netdev:
+            self.qmp.execute("netdev_del", {"id": device.netdev["id"]})
+        return time.monotonic() - begin
+
     def _released(self, events: Events, device: str, deadline: Deadline) -> dict[str, Any]:
         try:
             return events.wait(deadline, lambda event: event["data"].get("device") == device)
@@ -165,9 +181,9 @@ class Machine:
         with self.qmp.listen(*names) as events:
             yield events
 
-    def query(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    def query(self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = 60.0) -> Any:
         """Run a QMP command."""
-        return self.qmp.execute(command, arguments)
+        return self.qmp.execute(command, arguments, timeout_s=timeout_s)
 
     def migrated(self) -> None:
         """The guest has left: this QEMU holds a stopped copy that must never run again."""

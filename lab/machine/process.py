@@ -28,6 +28,16 @@ from lab.wait import Deadline, wait_until
 _STOP_S = 10.0
 
 
+def describe_end(status: int) -> str:
+    """``SIGKILL`` for -9, ``exit status 1`` for 1."""
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
+def note_argv(folder: Path, argv: Sequence[str]) -> None:
+    """Keep the command line of a machine's process, one that can be pasted."""
+    folder.joinpath("argv.txt").write_text(shlex.join(argv) + "\n")
+
+
 class QemuProcess(abc.ABC):
     """A QEMU that was started; ``folder`` is its place in the run directory, ``level`` whose fault its death is."""
 
@@ -60,11 +70,11 @@ class QemuProcess(abc.ABC):
     @staticmethod
     def describe_end(status: int) -> str:
         """``SIGKILL`` for -9, ``exit status 1`` for 1."""
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return describe_end(status)
 
     def note_argv(self, argv: Sequence[str]) -> None:
         """Keep the command line, one that can be pasted."""
-        self.folder.joinpath("argv.txt").write_text(shlex.join(argv) + "\n")
+        note_argv(self.folder, argv)
 
 
 class LocalQemu(QemuProcess):

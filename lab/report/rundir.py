@@ -27,6 +27,8 @@ RUNNER_LOG = "runner.log"
 # Escape sequences of a terminal (ECMA-48) and carriage returns, of which consoles are full.
 _NOT_PRINTED = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_c]|\r")
 
+# A console, a QEMU, the device model.
+_LOGS = ("console.log", "qemu.log", "server.log")
 _TAIL_LINES = 40
 _TAIL_BYTES = 16384
 
@@ -257,8 +259,8 @@ def _commands(run_dir: Path, problems: list[str]) -> list[Command]:
 
 
 def _tails(run_dir: Path) -> dict[str, str]:
-    """The last lines of each console, QEMU log and of the runner's output, by path below the run directory."""
-    logs = [*sorted(run_dir.glob("machines/*/console.log")), *sorted(run_dir.glob("machines/*/qemu.log"))]
+    """The last lines of what the machines, their processes and the runner said, by path below the run directory."""
+    logs = [log for name in _LOGS for log in sorted(run_dir.glob(f"machines/*/{name}"))]
     tails = {str(log.relative_to(run_dir)): _tail(log) for log in [*logs, run_dir / RUNNER_LOG]}
     return {name: text for name, text in tails.items() if text.strip()}
 

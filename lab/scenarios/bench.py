@@ -42,14 +42,14 @@ _INIT = re.compile(r"^\[\s*(\d+\.\d+)\] Run \S+ as init process", re.MULTILINE)
 
 def boot_l1(artifacts: Artifacts, run_dir: Path) -> list[Metric]:
     """Boot an L1 into ``run_dir`` and end it; rows ``l1-ready`` and what it is made of, in seconds."""
-    with _lab(artifacts, run_dir) as lab:
+    with bench_lab(artifacts, run_dir) as lab:
         lab.start_host()
         return _measured(lab, "l1", lab.host)
 
 
 def boot_l2(artifacts: Artifacts, run_dir: Path) -> list[Metric]:
     """The same for an L2 inside an L1: rows ``l2-ready`` and so on."""
-    with _lab(artifacts, run_dir) as lab:
+    with bench_lab(artifacts, run_dir) as lab:
         lab.start_host()
         guest = lab.start_guest("l2").shell
         guest.run(["true"])
@@ -115,11 +115,12 @@ def kernel_to_init(dmesg: str) -> float | None:
 
 
 @contextlib.contextmanager
-def _lab(artifacts: Artifacts, run_dir: Path) -> Iterator[Lab]:
+def bench_lab(artifacts: Artifacts, run_dir: Path, scenario: str = _SCENARIO, *overrides: str) -> Iterator[Lab]:
+    """The lab of a scenario, undone at the end of the block."""
     record = Record(run_dir)
     undo = Undo(record)
     try:
-        yield Lab(make_plan(RunRequest(scenario=_SCENARIO)), artifacts, record, undo)
+        yield Lab(make_plan(RunRequest(scenario=scenario, overrides=overrides)), artifacts, record, undo)
     finally:
         failed = undo.unwind()
         record.close()

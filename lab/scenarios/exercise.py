@@ -5,19 +5,21 @@ The proof is always taken around a workload that runs to its end: counters befor
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lab.actions import migrate, unplug
-from lab.checks import datapath, integrity, process, topology
-from lab.config.scenario import Fio, Iperf3, Migrate, Unplug, VdpaSim, VpVdpa
+from lab.checks import datapath, features, integrity, process, topology
+from lab.config.scenario import Fault, Fio, Iperf3, Migrate, Neighbours, Remove, Unplug, VdpaSim
 from lab.errors import DeadlineExceeded, LabError
+from lab.host import vdpa
 from lab.host.endpoints import NetEnd
 from lab.host.vdpa import VdpaDevice
-from lab.model import AttachMode, Check, Level, Metric, QemuDevice, WorkloadResult
+from lab.model import AttachMode, Check, DeviceClass, Level, Metric, QemuDevice, WorkloadResult
+from lab.scenarios import faults, neighbours, removal
+from lab.scenarios.traffic import UNDER_ACTION_S, stopped_on_error
 from lab.topology import devices as bringup
+from lab.topology import isolation
 from lab.topology.counters import released, sample
 from lab.topology.devices import BlockPath, Devices, NetPath, Path
 from lab.topology.lab import Guest, Lab
@@ -25,10 +27,9 @@ from lab.wait import Deadline, wait_until
 from lab.workloads import fio, iperf3
 from lab.workloads.base import Job
 
-# The traffic under an action outlives it by far, and is stopped when the action is over.
-_UNDER_ACTION_S = 300.0
 _FLOWING_S = 20.0
-_GROWTH = {"vdpa_sim": "tx bytes", "vp_vdpa": "irqs"}
+_GROWTH = {"vdpa_sim": "tx bytes", "vp_vdpa": "irqs", "ifcvf": "tx_bytes"}
+_PCI_DRIVER = {"vp_vdpa": "vp-vdpa", "ifcvf": "ifcvf"}
 
 
 @dataclass
@@ -62,6 +63,12 @@ class Exercise:
             Migration(self).run(action)
         elif isinstance(action, Unplug):
             Unplugging(self).run(action)
+        elif isinstance(action, Neighbours):
+            neighbours.run(self)
+        elif isinstance(action, Remove):
+            removal.run(self, action)
+        elif isinstance(action, Fault):
+            faults.run(self, action)
         else:
             self.prove(self.devices.main)
 
@@ -69,7 +76,7 @@ class Exercise:
         """Run the workload to its end and hold the device's own counters against what it moved."""
         before = sample(self.lab, device)
         job = self._start(label)
-        with _stopped_on_error(job):
+        with stopped_on_error(job):
             result = job.finish()
         after = sample(self.lab, device)
         self.found.add(result)
@@ -96,12 +103,17 @@ class Exercise:
             path.server, path.client, folder, seconds=seconds, reverse=reverse, level=self.blame
         )
 
+    @property
+    def growth(self) -> str:
+        """The counter that grows with whatever traffic."""
+        return _GROWTH[self.lab.plan.scenario.device.provider]
+
     def wait_flowing(self, device: VdpaDevice) -> None:
         """Wait until the device's own counter grows: an action under traffic that has not begun proves nothing.
 
         Raises DeadlineExceeded when it does not, LabError when it could not be read.
         """
-        name = _GROWTH[self.lab.plan.scenario.device.provider]
+        name = self.growth
         seen: list[int] = []
 
         def grows() -> bool:
@@ -115,6 +127,20 @@ class Exercise:
             if len(seen) < 2:
                 raise LabError(f"{device.name}: {name} could not be read") from error
             raise
+
+    def replug(self, given: QemuDevice) -> None:
+        """Plug the device into the guest, which it was taken from, and give its interface the address again."""
+        lab, path = self.lab, self.path
+        assert isinstance(path, NetPath)
+        guest = lab.guests["l2"]
+        guest.machine.plug(given)
+        mac = lab.plan.macs["sim" if isinstance(lab.plan.scenario.device, VdpaSim) else "vf1"]
+        self.given, self.path = given, NetPath(bringup.address_in_guest(lab, guest, mac), path.client)
+
+    @staticmethod
+    def node(given: QemuDevice) -> str:
+        """The vhostdev node of what QEMU was given."""
+        return str((given.netdev or given.device)["vhostdev"])
 
     def _key(self) -> datapath.Key:
         scenario = self.lab.plan.scenario
@@ -142,13 +168,24 @@ class Exercise:
             scenario.attach.mode,
             scenario.device_class,
             parent=pci,
-            parent_driver="vp-vdpa" if pci else None,
+            parent_driver=_PCI_DRIVER.get(scenario.device.provider) if pci else None,
             own_group=pci is not None and scenario.attach.mode is AttachMode.VHOST_VDPA,
         )
         self.found.checks += topology.judge(self.lab.host, device.name, expected, netns=self._netns())
+        self.found.checks += self._negotiated()
         if self.given:
             held = process.look(self.lab.host, self.lab.guests["l2"].process.pid)
-            self.found.checks.append(process.open_node(held, _node(self.given), machine="l2"))
+            self.found.checks.append(process.open_node(held, self.node(self.given), machine="l2"))
+            self.found.checks += isolation.judge_attached(self.lab, device, self.lab.guests["l2"])
+
+    def _negotiated(self) -> list[Check]:
+        """A device of the lab's own model tells which features it has: the kernel must tell the same."""
+        lab, device = self.lab, self.devices.main
+        if lab.device_model is None or device.device_class is not DeviceClass.NET:
+            return []
+        state = lab.device_model.ask("state", vf=lab.plan.function_of(device.name))
+        told = vdpa.negotiated_features(lab.host, device.name)
+        return [features.judge(told, int(state["negotiated"]), machine="l1")]
 
     def _netns(self) -> str | None:
         """Where sysfs shows the interface of a device that L1 itself uses."""
@@ -171,29 +208,24 @@ class Unplugging:
         guest, given, device = lab.guests["l2"], exercise.given, exercise.devices.main
         assert given is not None
         exercise.prove(device, "before")
-        pid, node = guest.process.pid, _node(given)
+        pid, node = guest.process.pid, exercise.node(given)
         attached = process.look(lab.host, pid)
-        traffic = exercise.background(_UNDER_ACTION_S)
-        with _stopped_on_error(traffic):
+        traffic = exercise.background(UNDER_ACTION_S)
+        with stopped_on_error(traffic):
             exercise.wait_flowing(device)
             with lab.record.step("unplug"):
                 record = unplug.run(guest.machine, given, action, lab.slowness["l2"])
         exercise.found.metrics += record.metrics()
         released = process.look(lab.host, pid)
         traffic.stop()
+        exercise.found.checks += isolation.judge_released(lab, device, guest.reach_before)
         exercise.found.checks += [
             process.open_node(released, node, machine="l2", attached=False),
             _pinned(lab, guest.held_before, attached, released),
         ]
         with lab.record.step("plug"):
-            guest.machine.plug(given)
-            self._address(guest)
+            exercise.replug(given)
         exercise.prove(device, "after")
-
-    def _address(self, guest: Guest) -> None:
-        lab = self.exercise.lab
-        mac = lab.plan.macs["vf1" if isinstance(lab.plan.scenario.device, VpVdpa) else "sim"]
-        bringup.address_in_guest(lab, guest, mac)
 
 
 @dataclass
@@ -211,15 +243,15 @@ class Migration:
         with lab.record.step("destination"):
             given = bringup.give_to_guest(lab, devices.second)
             destination = lab.start_guest("l2dst", [given], incoming=True)
-        traffic = exercise.background(_UNDER_ACTION_S)
-        with _stopped_on_error(traffic):
+        traffic = exercise.background(UNDER_ACTION_S)
+        with stopped_on_error(traffic):
             exercise.wait_flowing(devices.main)
             with lab.record.step("migrate"):
                 uri = f"unix:{lab.host.scratch}/{lab.plan.run_id}.migrate"
                 record = migrate.run(source.machine, destination.machine, action, uri, lab.slowness["l2"])
         exercise.found.metrics += record.metrics()
         traffic.rehost(source.shell, lab.guest_moved(source, destination))
-        with _stopped_on_error(traffic):
+        with stopped_on_error(traffic):
             self._judge_sides()
         traffic.stop()
         exercise.found.add(traffic.finish())
@@ -239,7 +271,7 @@ class Migration:
         ]  # fmt: skip
 
     def _goes_on(self, device: VdpaDevice) -> Check:
-        name, expected = "traffic goes on at the destination", f"{_GROWTH['vdpa_sim']} of the device there grows"
+        name, expected = "traffic goes on at the destination", f"{self.exercise.growth} of the device there grows"
         try:
             self.exercise.wait_flowing(device)
             flows, seen = True, "it grew"
@@ -250,29 +282,15 @@ class Migration:
         return Check.judged(name, flows, seen, expected, level=Level.L1_QEMU, machine="l2dst", proof=True)
 
     def _path(self, destination: Guest) -> NetPath:
-        """The same ends, reached through the destination."""
+        """The same ends; what is in the guest is reached through the destination."""
         path = self.exercise.path
         assert isinstance(path, NetPath)
-        return NetPath(*(_moved(end, destination) for end in (path.server, path.client)))
-
-
-@contextlib.contextmanager
-def _stopped_on_error(job: Job) -> Iterator[None]:
-    """What goes on in a namespace must not outlive a run that fails: the undo takes the namespace away."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(LabError):
-            job.stop()
-        raise
+        loops = isinstance(self.exercise.lab.plan.scenario.device, VdpaSim)
+        return NetPath(_moved(path.server, destination), _moved(path.client, destination) if loops else path.client)
 
 
 def _moved(end: NetEnd, destination: Guest) -> NetEnd:
     return NetEnd(destination.shell, end.interface, end.address, end.netns)
-
-
-def _node(given: QemuDevice) -> str:
-    return str((given.netdev or given.device)["vhostdev"])
 
 
 def _pinned(lab: Lab, *held: process.Held | None) -> Check:

@@ -22,7 +22,7 @@ from lab.artifacts.qemu import Qemu
 from lab.artifacts.store import Store, cache_root
 from lab.config.finding import Finding, load_findings
 from lab.config.request import RunRequest
-from lab.errors import Interrupted, LabError, SiteLacks
+from lab.errors import DeviceModelDied, Interrupted, LabError, MachineDied, SiteLacks
 from lab.evidence.record import Record
 from lab.model import Check, RunResult, Verdict
 from lab.report import result as report
@@ -32,7 +32,7 @@ from lab.scenarios.keep import wait_while_kept
 from lab.scenarios.verdict import judge
 from lab.topology.collect import Logs, collect, read_log
 from lab.topology.devices import attach, make_devices
-from lab.topology.judge import judge_ends, judge_machines
+from lab.topology.judge import death_declared, judge_ends, judge_machines
 from lab.topology.lab import Lab
 from lab.topology.plan import Plan, make_plan
 from lab.topology.preflight import check_memory
@@ -151,6 +151,12 @@ def _guard(run: _Run, step: Callable[[], None]) -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         run.error = Interrupted(*error.args)
         run.record.event("error", error=str(error) or "interrupted", type="Interrupted")
+    except MachineDied as error:
+        if run.lab and death_declared(run.lab, error.machine, error.level, str(error)):
+            run.record.event("expected-death", machine=error.machine, error=str(error))
+            return
+        run.error = run.error or error
+        run.record.event("error", error=str(error), type=type(error).__name__)
     except LabError as error:
         run.error = run.error or error
         run.record.event("error", error=str(error), type=type(error).__name__)
@@ -164,10 +170,22 @@ def _guard(run: _Run, step: Callable[[], None]) -> None:
 def _judge(run: _Run) -> None:
     if run.lab is None:
         return
+    _look_at_device_model(run, run.lab)
     with run.record.step("judge"):
         # Who interrupts a run waits for its end, and kills it in the end.
         logs = collect(run.lab, hurry=isinstance(run.error, Interrupted))
         run.found.checks += judge_machines(run.lab, logs, complete=run.complete)
+
+
+def _look_at_device_model(run: _Run, lab: Lab) -> None:
+    """Hardware that is gone is the cause of whatever else ended the run; from now on it ends nothing more."""
+    lab.stop_watching()
+    try:
+        if lab.device_model:
+            lab.device_model.check_alive()
+    except DeviceModelDied as error:
+        run.error = run.error if isinstance(run.error, Interrupted) else error
+        run.record.event("error", error=str(error), type=type(error).__name__)
 
 
 def _judge_undo(run: _Run, lab: Lab) -> None:
@@ -186,6 +204,8 @@ def _new_faults(run: _Run, again: Sequence[Check]) -> list[Check]:
 
 def _undo(run: _Run, undo: Undo) -> list[str]:
     with run.record.step("undo"):
+        if run.lab:
+            run.lab.abandon_if_expendable()
         failed = undo.unwind(lambda: _pointless(run))
     if run.lab and not run.kept:
         run.found.checks += _new_faults(run, judge_ends(run.lab))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lab.errors import InputError, Interrupted, LabError, MachineDied, ProductFailure, SiteLacks
+from lab.errors import DeviceModelDied, InputError, Interrupted, LabError, MachineDied, ProductFailure, SiteLacks
+from lab.machine.device_model import NAME as DEVICE_MODEL
 from lab.model import Check, Level, Verdict
 
 
@@ -34,6 +35,9 @@ def judge(
     failed = sorted((check for check in checks if check.verdict is Verdict.FAIL), key=_distance)
     if isinstance(error, Interrupted):
         return Outcome(Verdict.ERROR, Level.LAB, None, "interrupted")
+    if isinstance(error, DeviceModelDied):
+        # Hardware that is gone makes kernels and QEMUs say and do anything.
+        return Outcome(Verdict.ERROR, Level.LAB, DEVICE_MODEL, error.message)
     if isinstance(error, (MachineDied, ProductFailure)) and not (failed and _distance(failed[0]) <= _reach(error)):
         return _from_product(error)
     if failed:

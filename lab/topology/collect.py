@@ -30,6 +30,8 @@ _L1_QUESTIONS: Mapping[str, tuple[str, ...]] = {
 # Twice: memory that is on its way somewhere during the first scan is found by the second.
 _KMEMLEAK = "cd /sys/kernel/debug && [ -w kmemleak ] && echo scan >kmemleak && echo scan >kmemleak && cat kmemleak"
 _SCAN_S = 60.0
+# A monitor that hangs with its device does not answer at all.
+_MONITOR_S = 20.0
 _QMP = ("query-status", "query-blockstats")
 
 # Where images/host/init lets them be written. What a core takes on the disk is less than its size: it has holes.
@@ -51,9 +53,11 @@ class Logs:
 def collect(lab: Lab, *, hurry: bool = False) -> Logs:
     """Ask everything that answers; what does not is noted and never fails the run by itself.
 
-    In a ``hurry`` nobody looks for leaked memory or cores: either can take as long as a whole teardown may take.
+    In a ``hurry`` nobody looks for leaked memory or cores: either can take as long as a whole teardown may take. So it
+    is where something in the lab hangs for good.
     """
     logs = Logs()
+    hurry = hurry or lab.expendable
     hosts: dict[str, Host | None] = {name: guest.host for name, guest in lab.guests.items()}
     hosts["l1"] = lab.host if lab.connected else None
     for name, host in hosts.items():
@@ -126,7 +130,7 @@ def _fetch_core(lab: Lab, name: str, size: int) -> None:
 
 def _ask_qemu(lab: Lab, name: str, machine: Machine) -> None:
     try:
-        answers = {command: machine.query(command) for command in _QMP}
+        answers = {command: machine.query(command, timeout_s=_MONITOR_S) for command in _QMP}
         lab.record.write(f"collect/{name}-qmp.json", json.dumps(answers, indent=1))
     except LabError as error:
         lab.record.event("collect-failed", host=f"{name} QMP", error=str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lab.checks import counters
-from lab.config.scenario import VdpaSim
+from lab.config.scenario import Ifcvf, VdpaSim
 from lab.errors import CommandError, LabError
 from lab.host import vdpa
 from lab.host.vdpa import VdpaDevice
@@ -20,6 +20,8 @@ def sample(lab: Lab, device: VdpaDevice, *, often: bool = False) -> dict[str, in
     try:
         if isinstance(scenario.device, VdpaSim):
             return _simulator(lab, device) if scenario.device_class is DeviceClass.NET else {}
+        if isinstance(scenario.device, Ifcvf):
+            return lab.device_model.counters(lab.plan.function_of(device.name)) if lab.device_model else {}
         return _interrupts(lab, device) | ({} if often else _back_end(lab))
     except LabError as error:
         lab.record.event("sample-failed", device=device.name, error=str(error))
@@ -27,10 +29,15 @@ def sample(lab: Lab, device: VdpaDevice, *, often: bool = False) -> dict[str, in
 
 
 def released(lab: Lab, device: VdpaDevice) -> str:
-    """The simulator's own words that nobody drives the device (it was reset: no features are negotiated), or "".
+    """The device's own words that nobody drives it (it was reset: no features are negotiated), or "".
 
-    Raises CommandError when it says something else.
+    Raises CommandError when the simulator says something else.
     """
+    if lab.device_model:
+        state = lab.device_model.ask("state", vf=lab.plan.function_of(device.name))
+        return (
+            "status 0, no queue enabled" if not (state["status"] or any(q["enabled"] for q in state["queues"])) else ""
+        )
     try:
         vdpa.vstats(lab.host, device.name, 0)
     except CommandError as error:

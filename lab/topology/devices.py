@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from lab.attach import vhost_vdpa, virtio_vdpa
 from lab.checks import process
-from lab.config.scenario import Migrate, VdpaSim, VpVdpa
-from lab.devices import vdpa_sim, vp_vdpa
+from lab.config.scenario import Ifcvf, Migrate, Neighbours, VdpaSim, VpVdpa
+from lab.devices import ifcvf, vdpa_sim, vp_vdpa
 from lab.errors import product
 from lab.host import modules, net, vdpa
 from lab.host.disks import wait_disk
 from lab.host.endpoints import BlockEnd, NetEnd
 from lab.host.vdpa import VdpaDevice
 from lab.model import AttachMode, DeviceClass, Level, QemuDevice
+from lab.topology import isolation
 from lab.topology.lab import BLOCK_SERIAL, Guest, Lab
 
 T = TypeVar("T")
@@ -34,6 +35,9 @@ class Devices:
 
     main: VdpaDevice
     second: VdpaDevice | None = None
+    # Of a network path whose second device is a migration's destination.
+    peer: VdpaDevice | None = None
+    neighbours: tuple[VdpaDevice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def make_devices(lab: Lab) -> Devices:
     config, device_class = lab.plan.scenario.device, lab.plan.scenario.device_class
     if isinstance(config, VpVdpa):
         return _vp_vdpa(lab, config, device_class)
+    if isinstance(config, Ifcvf):
+        return _ifcvf(lab, device_class)
     return _vdpa_sim(lab, config, device_class)
 
 
@@ -73,6 +79,43 @@ def _vp_vdpa(lab: Lab, config: VpVdpa, device_class: DeviceClass) -> Devices:
     return Devices(main, peer)
 
 
+def _ifcvf(lab: Lab, device_class: DeviceClass) -> Devices:
+    lab.plug_functions()
+    functions = ifcvf.wait_functions(lab.host, lab.plan.functions)
+    parents = lab.undo.enter("ifcvf parents", ifcvf.parent(lab.host, functions, device_class))
+    names = lab.plan.vdpa
+    if lab.plan.migrates:
+        main, destination = (
+            _add(lab, name, parent, features=_shadowable(lab, parent))
+            for name, parent in ((names.main, parents[0]), (names.second, parents[1]))
+        )
+        return Devices(main, destination, _add(lab, names.third, parents[-1]))
+    main = _add(lab, names.main, parents[0])
+    if device_class is not DeviceClass.NET:
+        return Devices(main)
+    more = zip((names.third, names.fourth), parents[1:-1], strict=False)
+    wanted = isinstance(lab.plan.scenario.action, Neighbours)
+    neighbours = tuple(_add(lab, name, parent) for name, parent in more) if wanted else ()
+    return Devices(main, _add(lab, names.second, parents[-1]), neighbours=neighbours)
+
+
+def _shadowable(lab: Lab, parent: str) -> int:
+    """The features of a parent that QEMU's shadow virtqueues can carry; with any other it refuses to move the guest."""
+    return vdpa.feature_bits(vdpa.mgmtdevs(lab.host)[parent].features) & vdpa.SHADOW_VQ_FEATURES
+
+
+def make_again(lab: Lab, devices: Devices, removed: Literal["delete", "unbind", "rescan"]) -> Devices:
+    """Make the device under test again on a PCI function that lives on, or that a rescan of the bus brings back."""
+    parent, function = devices.main.mgmtdev, devices.main.mgmtdev.removeprefix("pci/")
+    if removed == "rescan":
+        lab.host.put(b"1\n", "/sys/bus/pci/rescan")
+        ifcvf.wait_functions(lab.host, lab.plan.functions)
+    if removed != "delete":
+        manager = ifcvf.parent(lab.host, (function,), lab.plan.scenario.device_class)
+        (parent,) = lab.undo.enter("ifcvf parent again", manager)
+    return Devices(_add(lab, devices.main.name, parent), devices.second)
+
+
 def _vdpa_sim(lab: Lab, config: VdpaSim, device_class: DeviceClass) -> Devices:
     block = device_class is DeviceClass.BLK
     # A block device proves its path by a second device over the same RAM disk: what went in here comes out there.
@@ -84,8 +127,11 @@ def _vdpa_sim(lab: Lab, config: VdpaSim, device_class: DeviceClass) -> Devices:
     return Devices(main, _add(lab, lab.plan.vdpa.second, parent, mac, mtu) if wanted else None)
 
 
-def _add(lab: Lab, name: str, mgmtdev: str, mac: str | None = None, mtu: int | None = None) -> VdpaDevice:
-    return _of_l1(lab, f"vDPA device {name}", vdpa.device(lab.host, name, mgmtdev, mac=mac, mtu=mtu))
+def _add(
+    lab: Lab, name: str, mgmtdev: str, mac: str | None = None, mtu: int | None = None, features: int | None = None
+) -> VdpaDevice:
+    manager = vdpa.device(lab.host, name, mgmtdev, mac=mac, mtu=mtu, features=features)
+    return _of_l1(lab, f"vDPA device {name}", manager)
 
 
 def _of_l1(lab: Lab, what: str, manager: AbstractContextManager[T]) -> T:
@@ -98,6 +144,7 @@ def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
     """Give the device under test to its user and configure both ends. Returns the path and what QEMU was given."""
     if lab.plan.scenario.attach.mode is AttachMode.VIRTIO_VDPA:
         return _attach_l1(lab, devices), None
+    reach_before = isolation.reach(lab, devices.main)
     given = give_to_guest(lab, devices.main)
     if not lab.plan.cold:
         guest = lab.guests["l2"]
@@ -110,11 +157,15 @@ def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
         # A QEMU that starts with its device held nothing before.
         guest.held_before = process.Held(0, ())
         lab.undo.callback("QEMU l2 before its device", guest.machine.quit)
+    guest.reach_before = reach_before
     return _path_in_guest(lab, guest, devices), given
 
 
 def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
-    """Bind a device to vhost_vdpa and return what QEMU has to add."""
+    """Bind a device to vhost_vdpa and return what QEMU has to add.
+
+    Before the binding is undone QEMU must have let the device go: put that on the undo stack after this.
+    """
     inject = lab.plan.scenario.inject
     given = _of_l1(
         lab,
@@ -127,6 +178,9 @@ def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
             iotlb_entries=inject.iotlb_entries or modules.IOTLB_ENTRIES,
         ),
     )
+    action = lab.plan.scenario.action
+    if isinstance(action, Migrate) and action.shadow_vq and given.netdev:
+        given = QemuDevice(given.device, {**given.netdev, "x-svq": True})
     if inject.rx_queue_size is None:
         return given
     return QemuDevice({**given.device, "rx_queue_size": inject.rx_queue_size}, given.netdev)
@@ -170,12 +224,24 @@ def loop_in_guest(lab: Lab, guest: Guest, mac: str) -> NetPath:
 
 
 def _peer(lab: Lab, devices: Devices) -> NetEnd:
-    assert devices.second is not None
-    interface = _of_l1(lab, "peer interface", virtio_vdpa.interface(lab.host, devices.second))
+    peer = devices.peer or devices.second
+    assert peer is not None
+    interface = _of_l1(lab, "peer interface", virtio_vdpa.interface(lab.host, peer))
     return lab.undo.enter(
         "peer address",
         net.configured(lab.host, interface, lab.plan.addresses["client"], mtu=_mtu(lab), netns=f"n{lab.plan.run_id}b"),
     )
+
+
+def join_neighbours(lab: Lab, devices: Devices) -> NetPath:
+    """Give two more devices to L1 itself, each in a network namespace of its own: the ends of a path between them."""
+    ends = []
+    for device, address in zip(devices.neighbours, lab.plan.addresses["neighbours"].split(), strict=True):
+        interface = lab.undo.enter("neighbour", virtio_vdpa.interface(lab.host, device))
+        space = f"n{lab.plan.run_id}{device.name[-1]}"
+        manager = net.configured(lab.host, interface, address, mtu=_mtu(lab), netns=space)
+        ends.append(lab.undo.enter("neighbour's address", manager))
+    return NetPath(*ends)
 
 
 def _witness(lab: Lab, devices: Devices) -> BlockEnd | None:

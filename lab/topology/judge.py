@@ -6,8 +6,10 @@ from collections.abc import Collection
 
 from lab.checks import expectations, kernellog, qemulog
 from lab.config.scenario import Migrate
-from lab.machine.machine import Machine, State
-from lab.model import Check, Level
+from lab.machine.device_model import NAME as DEVICE_MODEL
+from lab.machine.machine import Machine, State, tail
+from lab.machine.process import describe_end
+from lab.model import Check, Level, Verdict
 from lab.topology.collect import Logs
 from lab.topology.lab import Lab
 
@@ -17,12 +19,12 @@ def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collect
 
     What the scenario expects is missed only in a ``complete`` run: any other may have ended before it could appear.
     """
-    checks = _kernel_of_real_host(lab, logs)
+    checks = [*_kernel_of_real_host(lab, logs), *(_device_model(lab) if only is None else [])]
     if lab.l1 and (only is None or "l0" in only):
         checks += kernellog.judge_shared(lab.l0_log.read(), lack=lab.l0_log.lack)
     for name, machine in lab.machines.items():
         if only is None or name in only:
-            checks += [_alive(name, machine), *_kernel(lab, name, machine, logs), *_stderr(lab, name, machine)]
+            checks += [_alive(lab, name, machine), *_kernel(lab, name, machine, logs), *_stderr(lab, name, machine)]
     checks += [_leaks(name, text) for name, text in logs.leaks.items()]
     return checks + (_expected(lab, logs) if complete else [])
 
@@ -47,20 +49,69 @@ def judge_ends(lab: Lab) -> list[Check]:
     return checks + [check for name, machine in lab.machines.items() for check in _stderr(lab, name, machine)]
 
 
-def _alive(name: str, machine: Machine) -> Check:
+def last_words(machine: Machine, status: int) -> str:
+    """How a QEMU ended, and what it and its kernel said last."""
+    ends = [machine.process.describe_end(status)]
+    for path in (machine.process.stderr, machine.process.console):
+        ends += [tail(path.read_text(errors="replace"))] if path.exists() else []
+    return "\n".join(ends)
+
+
+def _alive(lab: Lab, name: str, machine: Machine) -> Check:
     """QEMU runs, unless the lab or the scenario ended it."""
     status = machine.process.poll()
     ended = status is not None and not machine.end_expected
     how = "is running" if status is None else f"ended ({machine.process.describe_end(status)})"
+    if ended and status is not None and _declared(lab, machine, last_words(machine, status)):
+        ended, how = False, f"{how}, as the scenario expects"
     return Check.judged(
         "QEMU alive", not ended, how, "runs until the lab ends it", level=machine.process.level, machine=name
     )
 
 
+def _declared(lab: Lab, machine: Machine, words: str) -> bool:
+    expected = lab.plan.scenario.expect
+    levels = (machine.process.level, machine.kernel_level)
+    return any(expectations.excused_death(words, level, expected) for level in levels)
+
+
+def death_declared(lab: Lab, machine: str, level: Level, words: str) -> bool:
+    """Whether the scenario expects that the QEMU of ``machine`` ends like this; its kernel may be the cause."""
+    found = lab.machines.get(machine)
+    status = found.process.poll() if found else None
+    if found is None or status is None:
+        return expectations.excused_death(words, level, lab.plan.scenario.expect) is not None
+    return _declared(lab, found, last_words(found, status))
+
+
+def _device_model(lab: Lab) -> list[Check]:
+    """The process that emulates L1's hardware runs and says nothing, unless the scenario expects it."""
+    model = lab.device_model
+    if model is None:
+        return []
+    status = model.poll()
+    how = "is running" if status is None else f"ended ({describe_end(status)})\n{model.words()}"
+    expected = lab.plan.scenario.expect
+    dead = status is not None and not expectations.excused_death(how, Level.LAB, expected)
+    text = model.log.read_text(errors="replace") if model.log.exists() else ""
+    lines = [line for line in text.splitlines() if line and not expectations.excused(line, Level.LAB, expected)]
+    return [
+        _of_the_lab("device model alive", dead, how, "runs until the lab ends it"),
+        _of_the_lab("clean device model log", bool(lines), "\n".join(lines[:12]) or "nothing", "nothing"),
+    ]
+
+
+def _of_the_lab(name: str, bad: bool, seen: str, expected: str) -> Check:
+    """What the lab's own part did wrong is no fault of a product: ERROR, never FAIL."""
+    if bad:
+        return Check.unproven(name, seen, expected, machine=DEVICE_MODEL)
+    return Check(name, Verdict.PASS, seen, expected, machine=DEVICE_MODEL)
+
+
 def _kernel(lab: Lab, name: str, machine: Machine, logs: Logs) -> list[Check]:
     if machine.state is State.INCOMING:
         return []  # it has no guest yet
-    if machine.state is State.READY and name in logs.dmesg and logs.dmesg[name] is None:
+    if machine.state is State.READY and name in logs.dmesg and logs.dmesg[name] is None and not lab.expendable:
         # Its console shows warnings and worse only.
         return [Check.unproven("kernel log", "the ring buffer could not be read", "no splat", machine=name)]
     return kernellog.judge(
@@ -110,7 +161,18 @@ def _expected(lab: Lab, logs: Logs) -> list[Check]:
         texts.setdefault(machine.kernel_level, []).extend([_console(machine), logs.dmesg.get(name) or ""])
         if machine.process.stderr.exists():
             texts.setdefault(machine.process.level, []).append(machine.process.stderr.read_text(errors="replace"))
-    return expectations.judge(lab.plan.scenario.expect, texts)
+    deaths: dict[Level, list[str]] = {}
+    for machine in lab.machines.values():
+        status = machine.process.poll()
+        if status is not None and not machine.end_expected:
+            for level in (machine.process.level, machine.kernel_level):
+                deaths.setdefault(level, []).append(last_words(machine, status))
+    model = lab.device_model
+    if model:
+        texts[Level.LAB] = [model.log.read_text(errors="replace") if model.log.exists() else ""]
+        status = model.poll()
+        deaths[Level.LAB] = [] if status is None else [f"{describe_end(status)}\n{model.words()}"]
+    return expectations.judge(lab.plan.scenario.expect, texts, deaths)
 
 
 def _console(machine: Machine) -> str:

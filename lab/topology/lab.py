@@ -6,24 +6,40 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import proc
 from lab.artifacts.guestimage import dropbear_host_key
 from lab.artifacts.provide import Artifacts
 from lab.artifacts.store import cache_root
+from lab.checks.isolation import Window
 from lab.checks.process import Held
-from lab.config.scenario import VpVdpa
+from lab.config.scenario import Device, Ifcvf, VpVdpa
 from lab.config.site import NestedSite, SshSite
 from lab.errors import LabError
 from lab.evidence.record import Record
+from lab.host import memory
 from lab.host.kmsg import KernelLog
 from lab.host.local import LocalHost
 from lab.host.ssh import SshAddress, SshHost, connect
 from lab.machine import accel
-from lab.machine.argv import BlockFunction, Boot, Disk, Guest2, Host1, Sriov, guest_argv, host_argv
+from lab.machine.argv import (
+    SPARE_PORTS,
+    BlockFunction,
+    Boot,
+    Disk,
+    Guest2,
+    Host1,
+    Sriov,
+    VfioUserFunction,
+    guest_argv,
+    host_argv,
+    spare_port,
+)
+from lab.machine.device_model import NAME as DEVICE_MODEL
+from lab.machine.device_model import DeviceModel
 from lab.machine.keys import KeyPair, make_key
 from lab.machine.machine import Machine
 from lab.machine.process import LocalQemu, NestedQemu
@@ -63,6 +79,8 @@ class Guest:
     host: SshHost | None = None
     # What its QEMU held before it was given a device.
     held_before: Held | None = None
+    # What the device under test could reach before the guest had it.
+    reach_before: list[Window] = field(default_factory=list)
 
     @property
     def shell(self) -> SshHost:
@@ -81,6 +99,9 @@ class Lab:
         self.record = record
         self.undo = undo
         self.l1: Machine | None = None
+        self.device_model: DeviceModel | None = None
+        # Set when a scenario has left something in L1 that nobody can undo.
+        self.expendable = False
         self.guests: dict[str, Guest] = {}
         self.accel: dict[str, accel.Acceleration] = {}
         self.slowness: dict[str, float] = {}
@@ -136,6 +157,9 @@ class Lab:
         # A migrated guest keeps the key that it booted with.
         key = next((guest.key for guest in self.guests.values()), None) or make_key(secrets / f"{name}-host-key")
         self._choose_l2_accel()
+        if self.plan.huge_pages:
+            size = self.plan.l2.memory_mb
+            self.undo.enter(f"huge pages of {name}", memory.huge_pages(self.host, size))
         folder = self.record.folder("machines", name)
         process = NestedQemu(folder, self.host)
         process.argv = guest_argv(self._guest_spec(process, key, name, devices, incoming), self._qemu_in_l1())
@@ -159,8 +183,28 @@ class Lab:
         guest.host = guest.machine.log_in(address, Deadline(60 * self.slowness["l1"]), jump=self.host)
         note_entrance(self.record, guest.name, address, jump="l1")
         guest.host.slowness = _L2_COMMAND_FACTOR * self.slowness["l2"]
+        guest.host.watch = self._watch
         self.undo.callback(f"SSH to {guest.name}", guest.host.close)
         return guest.host
+
+    def plug_functions(self) -> None:
+        """Hot-plug into L1 what its device model makes, unless L1 has booted with it."""
+        if self.l1 and not self.plan.cold:
+            for function in self._functions():
+                self.l1.plug(function.device())
+
+    def stop_watching(self) -> None:
+        """From now on a dead device model ends no command: what it left is collected and undone."""
+        for host in (self._host, *(guest.host for guest in self.guests.values())):
+            if host:
+                host.watch = None
+
+    def abandon_if_expendable(self) -> None:
+        """End L1 now when its hardware has gone or hangs for good: undoing anything in it would only wait for that."""
+        gone = self.device_model is not None and self.device_model.poll() is not None
+        if self.l1 and (gone or self.expendable):
+            self.record.event("abandoned", machine="l1")
+            self.l1.quit()
 
     def guest_moved(self, source: Guest, destination: Guest) -> SshHost:
         """The guest runs at ``destination`` now; what was reached through ``source`` answers nobody any more."""
@@ -179,6 +223,7 @@ class Lab:
         )
         self.record.event("accel", level="l1", accel=self.accel["l1"].accel, reason=self.accel["l1"].reason)
         key = make_key(self.record.folder("secrets") / "l1-host-key")
+        self._start_device_model()
         spec = self._host_spec(site, folder, key)
         process = LocalQemu(folder, lambda fd: host_argv(spec, qemu.argv, fd), self.record.path)
         if not self.plan.request.pcap:
@@ -195,7 +240,28 @@ class Lab:
         host = machine.log_in(address, Deadline(30 * self.slowness["l1"]))
         note_entrance(self.record, "l1", address)
         host.slowness = self.slowness["l1"]
+        host.watch = self._watch
         return host
+
+    @property
+    def _watch(self) -> Callable[[], object] | None:
+        return self.device_model.check_alive if self.device_model else None
+
+    def _start_device_model(self) -> None:
+        """Before L1, so that it outlives it: a kernel whose hardware goes away first has reason to complain."""
+        if not self.plan.functions:
+            return
+        folder = self.record.folder("machines", DEVICE_MODEL)
+        model = self.device_model = DeviceModel(folder, self.record.path, self.plan.device_model())
+        self.undo.callback("device model", model.stop)
+        model.start()
+
+    def _functions(self) -> tuple[VfioUserFunction, ...]:
+        names = self.device_model.names if self.device_model else ()
+        return tuple(
+            VfioUserFunction(name, f"../{DEVICE_MODEL}/{name}.sock", spare_port(number))
+            for number, name in enumerate(names)
+        )
 
     def _host_spec(self, site: NestedSite, folder: Path, key: KeyPair) -> Host1:
         plan, device = self.plan, self.plan.scenario.device
@@ -208,7 +274,8 @@ class Lab:
             boot=Boot(
                 str(self.artifacts.kernel.bzimage),
                 # On a busy machine a vCPU of TCG misses the ticks by which the kernel tests its timer, and panics.
-                "console=ttyS0 root=/dev/vda rw init=/lab/init quiet loglevel=5 intel_iommu=on iommu=pt panic=-1 "
+                "console=ttyS0 root=/dev/vda rw init=/lab/init quiet loglevel=5 intel_iommu=on "
+                f"{'' if _translates(device) else 'iommu=pt '}panic=-1 "
                 f"no_timer_check lab.name=l1 lab.mgmt={plan.macs['l1']}",
             ),
             disks=(
@@ -229,6 +296,8 @@ class Lab:
             blocks=(self._block_function(folder, device.access_platform),)
             if isinstance(device, VpVdpa) and not net
             else (),
+            functions=self._functions() if plan.cold else (),
+            spare_ports=max(SPARE_PORTS, plan.functions),
             pcap_bytes=65535 if plan.request.pcap else 64,
         )
 
@@ -254,6 +323,7 @@ class Lab:
             devices=tuple(devices),
             incoming=incoming,
             shared_ram=not self.plan.scenario.inject.private_ram,
+            huge_pages=self.plan.huge_pages,
         )
 
     def _boot_files(self) -> tuple[str, str]:
@@ -334,6 +404,11 @@ class Lab:
     def _set_watchdogs(self) -> None:
         thresh, stall, hung = _watchdogs(self.slowness["l1"])
         self.host.run(["sh", "-c", _WATCHDOGS, "watchdogs", str(thresh), str(hung), str(stall)], check=False)
+
+
+def _translates(device: Device) -> bool:
+    """Whether L1's kernel shall map and unmap what its own devices access, instead of passing it through."""
+    return isinstance(device, Ifcvf) and device.iommu == "translated"
 
 
 def _remove_tree(folder: Path) -> None:

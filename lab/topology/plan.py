@@ -13,9 +13,10 @@ from typing import Any
 from lab.artifacts.provide import problems as artifact_problems
 from lab.config.catalog import load_scenario, load_site
 from lab.config.request import RunRequest
-from lab.config.scenario import Fio, Iperf3, Migrate, Scenario, Unplug, VdpaSim, VpVdpa
+from lab.config.scenario import Fault, Fio, Ifcvf, Iperf3, Migrate, Neighbours, Remove, Scenario, VdpaSim, VpVdpa
 from lab.config.site import MachineSize, NestedSite, SshSite
 from lab.errors import InputError
+from lab.ifcvf.faults import parameters
 from lab.model import AttachMode, DeviceClass
 
 # Bytes of the backing file behind an emulated virtio-blk function; vdpa_sim_blk has as much.
@@ -30,10 +31,12 @@ _BASE_S = {AttachMode.VHOST_VDPA: 45.0, AttachMode.VIRTIO_VDPA: 15.0}
 
 @dataclass(frozen=True)
 class VdpaNames:
-    """Names of the vDPA devices: under test, migration destination, witness or peer."""
+    """Names of the vDPA devices: under test; migration destination, witness or peer; more of ifcvf's VFs."""
 
     main: str
     second: str
+    third: str
+    fourth: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,53 @@ class Plan:
     def l2(self) -> MachineSize:
         """Size of each guest."""
         return self.site.l2
+
+    @property
+    def huge_pages(self) -> bool:
+        """Whether guests have their RAM in huge pages: mapping a page costs 25-37 µs over vfio-user (ifc-vf.md 5)."""
+        return isinstance(self.scenario.device, Ifcvf) and not self.scenario.inject.private_ram
+
+    @property
+    def functions(self) -> int:
+        """PCI functions that the lab's own device model makes for the run."""
+        device = self.scenario.device
+        if not isinstance(device, Ifcvf):
+            return 0
+        return device.vfs if self.scenario.device_class is DeviceClass.NET else 1
+
+    def function_of(self, device: str) -> str:
+        """The device model's name of the VF under a vDPA device: the first is under test, the last is the peer's."""
+        names = self.vdpa
+        peer = names.third if self.migrates else names.second
+        between = (names.second, "") if self.migrates else (names.third, names.fourth)
+        return dict(zip((names.main, *between, peer), ("vf1", "vf2", "vf3", f"vf{self.functions}"), strict=True))[
+            device
+        ]
+
+    @property
+    def migrates(self) -> bool:
+        """Whether the guest moves from one device to another."""
+        return isinstance(self.scenario.action, Migrate)
+
+    def device_model(self) -> list[dict[str, Any]]:
+        """What the device model is asked for (docs/ifcvf.md): the VFs of the run, called like their MACs."""
+        device = self.scenario.device
+        if not isinstance(device, Ifcvf):
+            return []
+        net = self.scenario.device_class is DeviceClass.NET
+        nic = {"model": f"{device.card}-net", "backend": {"kind": "switch", "name": "lab"}}
+        disk = {"model": "c5000x-blk", "backend": {"kind": "memory", "size": BLOCK_BYTES}}
+        names = [f"vf{number}" for number in range(1, self.functions + 1)]
+        vfs: list[dict[str, Any]] = [
+            {"name": name, "socket": f"{name}.sock", **({**nic, "mac": self.macs[name]} if net else disk)}
+            for name in names
+        ]
+        if self.migrates:
+            vfs[1]["mac"] = vfs[0]["mac"]  # a NIC keeps its address when its guest moves
+        action = self.scenario.action
+        if isinstance(action, Fault) and action.when == "start":
+            vfs[0]["faults"] = {action.name: action.parameters}
+        return vfs
 
     @property
     def ram_mb(self) -> int:
@@ -136,8 +186,13 @@ def plan(name: str, scenario: Scenario, site: NestedSite | SshSite, request: Run
         guests=guests(scenario),
         cold=request.cold or scenario.cold,
         macs=_macs(scenario, run_id),
-        addresses={"server": f"10.{net}.0.2", "client": f"10.{net}.0.1", "prefix": "24"},
-        vdpa=VdpaNames(main=f"v{run_id}a", second=f"v{run_id}b"),
+        addresses={
+            "server": f"10.{net}.0.2",
+            "client": f"10.{net}.0.1",
+            "neighbours": f"10.{net}.1.2 10.{net}.1.1",
+            "prefix": "24",
+        },
+        vdpa=VdpaNames(main=f"v{run_id}a", second=f"v{run_id}b", third=f"v{run_id}c", fourth=f"v{run_id}d"),
         lacks=_lacks(scenario, site),
     )
 
@@ -159,20 +214,37 @@ def contradictions(scenario: Scenario, request: RunRequest) -> list[str]:
         found.append("iperf3 needs a network device, this one is a block device")
     if action and not vhost:
         found.append(f"{action.kind} acts on a guest's device, and virtio_vdpa uses it in L1: attach by vhost_vdpa")
-    if isinstance(action, Migrate) and not (
-        isinstance(scenario.device, VdpaSim) and scenario.device_class is DeviceClass.NET
-    ):
-        found.append("migrate needs a vdpa_sim network device: others have no suspend, and generic ones no state")
-    if isinstance(action, Unplug) and scenario.device_class is not DeviceClass.NET:
-        found.append("unplug is written for network devices")
+    if isinstance(action, Migrate):
+        found += _unmovable(scenario, action)
+    if action and not isinstance(action, Migrate) and scenario.device_class is not DeviceClass.NET:
+        found.append(f"{action.kind} is written for network devices")
+    if isinstance(action, Fault):
+        net = scenario.device_class is DeviceClass.NET
+        found += [f"fault: {problem}" for problem in parameters(action.name, dict(action.parameters), net=net)[1]]
+    if isinstance(action, Remove | Fault | Neighbours) and not isinstance(scenario.device, Ifcvf):
+        found.append(f"{action.kind} is written for ifcvf, whose device model is the lab's own")
+    if isinstance(action, Neighbours) and isinstance(scenario.device, Ifcvf) and scenario.device.vfs < 4:
+        found.append("neighbours needs four VFs of ifcvf: under test, its peer, and two more")
     if isinstance(action, Migrate) and (scenario.cold or request.cold):
         found.append("migrate hot-plugs its device; it has no cold form")
     return found
 
 
+def _unmovable(scenario: Scenario, action: Migrate) -> list[str]:
+    """Why the device of a scenario cannot be left behind by a guest that moves."""
+    device = scenario.device
+    if scenario.device_class is not DeviceClass.NET or isinstance(device, VpVdpa):
+        return ["migrate needs a vdpa_sim or ifcvf network device: others have no suspend, and generic ones no state"]
+    if isinstance(device, Ifcvf) and device.vfs < 3:
+        return ["migrate needs three VFs of ifcvf: under test, its destination, and the peer"]
+    if isinstance(device, VdpaSim) and action.shadow_vq:
+        return ["shadow_vq is for ifcvf: vdpa_sim can be suspended"]
+    return []
+
+
 def _lacks(scenario: Scenario, site: NestedSite | SshSite) -> tuple[str, ...]:
-    if isinstance(site, SshSite) and isinstance(scenario.device, VpVdpa):
-        return ("PCI functions given to the lab for vp_vdpa",)
+    if isinstance(site, SshSite) and isinstance(scenario.device, VpVdpa | Ifcvf):
+        return (f"PCI functions given to the lab for {scenario.device.provider}",)
     return ()
 
 
@@ -181,7 +253,7 @@ def _macs(scenario: Scenario, run_id: str) -> dict[str, str]:
 
     QEMU's own default would be the same in L1 and L2 (nested.md 5).
     """
-    vfs = scenario.device.vfs if isinstance(scenario.device, VpVdpa) else 2
+    vfs = scenario.device.vfs if isinstance(scenario.device, VpVdpa | Ifcvf) else 2
     numbers = {"l1": 0x01, "l2": 0x02, "pf": 0x10, **{f"vf{n}": 0x10 + n for n in range(1, vfs + 1)}, "sim": 0x20}
     run = ":".join(run_id[at : at + 2] for at in range(0, 8, 2))
     return {name: f"52:{run}:{number:02x}" for name, number in numbers.items()}

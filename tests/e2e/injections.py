@@ -28,6 +28,7 @@ from tests.e2e.driver import Cli, Ended, Running, reported_pid
 IN_L1 = "net-vdpa_sim-virtio_vdpa-iperf3"
 IN_L2 = "net-vdpa_sim-vhost_vdpa-loopback"
 VF_IN_L2 = "net-vp_vdpa-vhost_vdpa-iperf3"
+IFC_IN_L1 = "net-ifcvf-virtio_vdpa-iperf3"
 DISK_IN_L1 = "blk-vp_vdpa-virtio_vdpa-fio"
 
 # A workload that goes on while somebody logs in and does harm.

@@ -19,6 +19,7 @@ from tests.e2e.driver import INTERRUPTED, SCENARIOS, Cli
 from tests.e2e.injections import (
     CRASH_L2_QEMU,
     DISK_IN_L1,
+    IFC_IN_L1,
     IN_L1,
     IN_L2,
     KILL_L2_QEMU,
@@ -120,6 +121,11 @@ TABLE: dict[str, Case] = {
     # No log says a word: that the device's own counters stand still is all there is to see.
     "dead data path: private RAM": Case(
         plainly(str(SCENARIOS / "dead-private_ram.toml")), "FAIL", "l1-qemu", "l2", "data path: tx bytes: .*grew by 0",
+    ),
+    # Hardware of the lab that dies explains whatever else went wrong.
+    "device model killed": Case(
+        during("exercise", kill("machines/ifcvf/server.pid", signal.SIGKILL), IFC_IN_L1, *LONG),
+        "ERROR", "lab", "ifcvf", r"device model of the IFC VFs ended \(SIGKILL\)",
     ),
     "dead data path: before a migration": Case(
         plainly("net-vdpa_sim-vhost_vdpa-migrate", "--set", "device.use_va=true", "--set", "inject.private_ram=true"),

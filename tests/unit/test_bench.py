@@ -59,6 +59,14 @@ def test_rows_have_median_spread_and_bound() -> None:
     assert Row("anything", "s", (1.0,)).met is None
 
 
+def test_what_has_to_be_at_least_so_much() -> None:
+    rows = {row.name: row for row in measured(ifcvf_udp_64=[39.0, 41.0, 55.0], ifcvf_ping_f=[0.7]).rows()}
+    assert (rows["ifcvf-udp-64"].bound, rows["ifcvf-udp-64"].least, rows["ifcvf-udp-64"].met) == (40.0, True, True)
+    assert measured(ifcvf_udp_64=[39.0]).rows()[0].met is False
+    assert (rows["ifcvf-ping-f"].least, rows["ifcvf-ping-f"].met) == (False, False)
+    assert ">= 40" in text(rows.values())
+
+
 def test_l1_must_also_be_faster_than_vng() -> None:
     rows = {row.name: row for row in measured(l1_ready=[2.0], vng=[1.5, 1.9]).rows()}
     assert (rows["l1-ready"].bound, rows["l1-ready"].met) == (1.7, False)

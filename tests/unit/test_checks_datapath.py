@@ -42,7 +42,7 @@ def verdicts(checks: list[Check]) -> set[Verdict]:
 
 
 def test_every_combination_has_a_row() -> None:
-    wanted = itertools.product(DeviceClass, ("vdpa_sim", "vp_vdpa"), AttachMode)
+    wanted = itertools.product(DeviceClass, ("vdpa_sim", "vp_vdpa", "ifcvf"), AttachMode)
     assert set(TABLE) == set(wanted)
     assert all(TABLE.values())
 

@@ -28,6 +28,7 @@ HARMLESS = (
     "char device redirected to /dev/pts/3 (label serial0)\n",
     f"{Q}vhost VQ 0 ring restore failed: -1: Operation not permitted (1)\n",
     f"{Q}warning: hub 1 is not connected to host network\n",
+    f"{Q}warning: vfio vfio-user:../ifcvf/vf1.sock: Could not enable error recovery for the device\n",
 )
 
 

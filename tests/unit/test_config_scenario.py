@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from lab.config.scenario import Fio, Scenario, Unplug, VdpaSim, VpVdpa
+from lab.config.scenario import FaultName, Fio, Scenario, Unplug, VdpaSim, VpVdpa
 from lab.config.strict import validate
 from lab.errors import InputError
+from lab.ifcvf.faults import FAULTS
 from lab.model import AttachMode, DeviceClass
 
 NET: dict[str, Any] = {
@@ -92,3 +93,7 @@ def test_what_is_refused(path: str, value: Any) -> None:
     with pytest.raises(InputError) as caught:
         validate(Scenario, changed(path, value), "x.toml")
     assert all(problem.startswith(f"x.toml: {path.split('.')[0]}") for problem in caught.value.problems)
+
+
+def test_every_fault_is_one_that_the_device_model_has() -> None:
+    assert set(get_args(FaultName)) == set(FAULTS)

@@ -147,3 +147,14 @@ def test_loopback_that_fails_halfway_leaves_no_namespace(tree: TreeHost) -> None
     ):
         pytest.fail("eth1 does not exist")
     assert list(tree.path("/run/netns").iterdir()) == []
+
+
+def test_a_veth_pair_in_namespaces_of_its_own(tree: TreeHost) -> None:
+    stub_ip(tree)
+    with net.veth_pair(tree, ("n1", "n2"), ("10.9.9.2", "10.9.9.1")) as (one, other):
+        assert (one.address, one.netns, other.address, other.netns) == ("10.9.9.2", "n1", "10.9.9.1", "n2")
+        assert tree.path("/run/netns/n1").exists()
+    assert not list(tree.path("/run/netns").iterdir())
+    log = tree.log.read_text()
+    assert "link add name veth0 netns n1 type veth peer name veth0 netns n2" in log
+    assert "address add 10.9.9.1/24 dev veth0" in log

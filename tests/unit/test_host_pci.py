@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.errors import CommandError, HostError, LabError, SiteLacks
+from lab.errors import CommandError, DeadlineExceeded, HostError, LabError, SiteLacks
 from lab.host import pci
 
 if TYPE_CHECKING:
@@ -142,3 +142,39 @@ def test_driver_that_does_not_take_the_function(tree: TreeHost, driver: str | No
 def test_bound_tells_the_kernels_answer(tree: TreeHost) -> None:
     with pytest.raises(CommandError, match="No such file"), pci.bound(tree, PF, "vp-vdpa"):
         pytest.fail("must not be reached")
+
+
+VIRTIO, INTEL = "0x1af4", "0x8086"
+
+
+def card(tree: TreeHost, address: str, vendor: str, subsystem: str, driver: str | None) -> None:
+    folder = f"/sys/bus/pci/devices/{address}"
+    tree.file(f"{folder}/vendor", vendor)
+    tree.file(f"{folder}/subsystem_vendor", subsystem)
+    if driver:
+        tree.file(f"/sys/bus/pci/drivers/{driver}/unbind")
+        tree.link(f"{folder}/driver", f"/sys/bus/pci/drivers/{driver}")
+
+
+def test_functions_are_those_of_a_vendor_that_have_a_driver_in_order(tree: TreeHost) -> None:
+    card(tree, "0000:03:00.0", VIRTIO, INTEL, "ifcvf")
+    card(tree, "0000:02:00.0", VIRTIO, INTEL, "virtio-pci")
+    card(tree, "0000:01:00.0", VIRTIO, VIRTIO, "virtio-pci")
+    card(tree, "0000:00:1f.0", INTEL, INTEL, "lpc")
+    found = pci.wait_functions(tree, vendor=VIRTIO, subsystem_vendor=INTEL, count=2)
+    assert found == ("0000:02:00.0", "0000:03:00.0")
+
+
+def test_a_function_that_no_driver_has_taken_yet_is_waited_for(tree: TreeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pci, "_FUNCTIONS_S", 0.1)
+    card(tree, "0000:01:00.0", VIRTIO, INTEL, None)
+    with pytest.raises(DeadlineExceeded, match="tree: 1 PCI functions of 0x8086"):
+        pci.wait_functions(tree, vendor=VIRTIO, subsystem_vendor=INTEL, count=1)
+
+
+def test_by_id_asks_the_table_of_the_driver_and_overrides_nothing(tree: TreeHost) -> None:
+    function(tree)
+    with pci.bound(tree, PF, "virtio-pci", by_id=True):
+        assert tree.text("/sys/bus/pci/drivers/virtio-pci/unbind") == PF
+        assert tree.text("/sys/bus/pci/drivers/virtio-pci/bind") == PF
+        assert tree.text("/sys/bus/pci/drivers_probe") == ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from paramiko.pipe import PosixPipe
 
-from lab.errors import CommandError, DeadlineExceeded, Unreachable
+from lab.errors import CommandError, DeadlineExceeded, DeviceModelDied, Unreachable
 from lab.evidence.record import Record
 from lab.host import ssh
 from lab.host.ssh import SshAddress, SshHost, connect
@@ -83,6 +83,23 @@ def test_a_word_that_paramiko_loses_costs_a_moment(host: SshHost, monkeypatch: p
     monkeypatch.setattr(PosixPipe, "set", lambda _pipe: None)
     monkeypatch.setattr(ssh, "_LOOK_S", 0.02)
     assert host.run(["echo", "heard"], timeout_s=5).text == "heard"
+
+
+def test_a_command_that_can_no_longer_end_is_left_at_once(host: SshHost) -> None:
+    looks: list[str] = []
+
+    def watch() -> None:
+        looks.append("look")
+        if len(looks) > 2:
+            raise DeviceModelDied("SIGKILL", "it hurts")
+
+    host.watch = watch
+    begin = time.monotonic()
+    with pytest.raises(DeviceModelDied):
+        host.run(["sleep", "5"])
+    assert time.monotonic() - begin < 4
+    host.watch = None
+    assert host.run(["true"]).returncode == 0, "the connection itself is none the worse"
 
 
 def test_a_stream(host: SshHost) -> None:

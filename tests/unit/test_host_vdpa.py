@@ -200,3 +200,16 @@ def test_isolated_dma(tmp_path: Path) -> None:
     shared = FakeHost({group: "0000:01:00.0\n0000:01:00.1\n"}, tmp_path / "shared")
     with pytest.raises(LabError, match=r"shares its IOMMU group with 0000:01:00\.0, 0000:01:00\.1"):
         vdpa.require_isolated_dma(shared, parent("pci/0000:01:00.1", "ACCESS_PLATFORM"))
+
+
+def told(tmp_path: Path, *features: object) -> int | None:
+    shown = {"config": {"v1": {"negotiated_features": list(features)} if features else {}}}
+    return vdpa.negotiated_features(FakeHost({"vdpa -j dev config show v1": json.dumps(shown)}, tmp_path), "v1")
+
+
+def test_negotiated_features_as_bits(tmp_path: Path) -> None:
+    assert told(tmp_path / "a", "CSUM", "GUEST_CSUM", "VERSION_1", "ACCESS_PLATFORM") == 0x3_0000_0003
+    assert told(tmp_path / "b", "MAC", 40) == 1 << 40 | 1 << 5
+    assert told(tmp_path / "c") is None
+    with pytest.raises(HostError, match="no feature bit is known for 'NEW'"):
+        told(tmp_path / "d", "NEW")

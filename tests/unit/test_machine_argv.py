@@ -17,7 +17,18 @@ from typing import Any
 
 import pytest
 
-from lab.machine.argv import BlockFunction, Boot, Disk, Guest2, Host1, Sriov, guest_argv, host_argv
+from lab.machine.argv import (
+    BlockFunction,
+    Boot,
+    Disk,
+    Guest2,
+    Host1,
+    Sriov,
+    VfioUserFunction,
+    guest_argv,
+    host_argv,
+    spare_port,
+)
 from lab.model import Accel, QemuDevice
 
 GOLDEN = Path(__file__).parent / "samples" / "argv"
@@ -25,6 +36,7 @@ REGENERATE = "VDPALAB_REGENERATE"
 
 SRIOV = Sriov("52:54:00:00:00:10", ("52:54:00:00:00:11", "52:54:00:00:00:12"))
 BLOCK = BlockFunction("vpblk0", "/run/l1/vpblk0.raw")
+FUNCTIONS = tuple(VfioUserFunction(f"vf{n}", f"../ifcvf/vf{n}.sock", spare_port(n - 1)) for n in (1, 2))
 NONE = Host1(
     name="l1-1a2b3c4d",
     accel=Accel.TCG,
@@ -63,11 +75,13 @@ LINES = {
     "l1-sriov": of_host(sriov=SRIOV),
     "l1-blk": of_host(blocks=(BLOCK,)),
     "l1-pcap": of_host(sriov=SRIOV, pcap_bytes=65535),
+    "l1-vfio-user": of_host(functions=FUNCTIONS, spare_ports=4),
     "l1-kvm": of_host(accel=Accel.KVM),
     "l2-plain": of_guest(),
     "l2-cold": of_guest(devices=(NIC,)),
     "l2-incoming": of_guest(devices=(NIC,), incoming=True),
     "l2-private-ram": of_guest(shared_ram=False),
+    "l2-huge-pages": of_guest(huge_pages=True),
     "l2-kvm": of_guest(accel=Accel.KVM),
 }
 
@@ -96,6 +110,14 @@ def test_every_golden_file_is_compared() -> None:
 def test_vfs_come_before_their_pf_which_qemu_demands() -> None:
     functions = [d["id"] for d in devices(LINES["l1-sriov"]) if d.get("bus") == "rp-net"]
     assert functions == ["vf1", "vf2", "pf"]
+
+
+def test_a_function_is_the_same_plugged_and_on_the_command_line() -> None:
+    cold = [device for device in devices(LINES["l1-vfio-user"]) if device["driver"] == "vfio-user-pci"]
+    assert cold == [function.device().device for function in FUNCTIONS]
+    assert cold[0]["x-msg-timeout"] > 5000, "QEMU cuts a device model off that answers later"
+    ports = [device["id"] for device in devices(LINES["l1-vfio-user"]) if device["driver"] == "pcie-root-port"]
+    assert {device["bus"] for device in cold} <= set(ports)
 
 
 @pytest.mark.parametrize("offered", [True, False])

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from lab.config.catalog import load_scenario, names
-from lab.config.matrix import Exercise, Matrix, canonical_name, load_matrix
+from lab.config.matrix import EXERCISES, Matrix, canonical_name, load_matrix
 from lab.config.request import RunRequest
-from lab.config.scenario import Scenario, VdpaSim, VpVdpa
+from lab.config.scenario import Ifcvf, Scenario, VdpaSim, VpVdpa
 from lab.config.strict import validate
 from lab.errors import InputError
 from lab.model import AttachMode, DeviceClass
@@ -25,7 +25,7 @@ BLK_WORKLOAD = {"kind": "fio", "jobs": [{}]}
 
 def example(name: str) -> Scenario:
     """What a scenario of this name would say."""
-    device_class, provider, attach, exercise = name.split("-")
+    device_class, provider, attach, exercise = name.split("-", 3)
     own = {"iperf3": NET_WORKLOAD, "loopback": NET_WORKLOAD, "fio": BLK_WORKLOAD}
     data: dict[str, Any] = {
         "summary": f"example of {name}",
@@ -34,7 +34,14 @@ def example(name: str) -> Scenario:
         "attach": {"mode": attach},
         "workload": own.get(exercise, NET_WORKLOAD if device_class == "net" else BLK_WORKLOAD),
     }
-    return validate(Scenario, data | ({} if exercise in own else {"action": {"kind": exercise}}), name)
+    return validate(Scenario, data | ({} if exercise in own else {"action": action(exercise)}), name)
+
+
+def action(exercise: str) -> dict[str, Any]:
+    if not exercise.startswith("fault-"):
+        return {"kind": exercise}
+    name = exercise.removeprefix("fault-")
+    return {"kind": "fault", "name": name, "traffic": "flows", "afterwards": "flows"}
 
 
 def matching(pattern: str) -> list[str]:
@@ -82,8 +89,8 @@ def test_the_axes_are_those_of_the_model() -> None:
     axes = MATRIX.dimensions
     assert set(axes.device_class) == set(DeviceClass)
     assert set(axes.attach) == set(AttachMode)
-    assert set(axes.exercise) == set(get_args(Exercise))
-    models = {get_args(m.model_fields["provider"].annotation)[0] for m in (VdpaSim, VpVdpa)}
+    assert set(axes.exercise) == set(EXERCISES)
+    models = {get_args(m.model_fields["provider"].annotation)[0] for m in (VdpaSim, VpVdpa, Ifcvf)}
     assert set(axes.provider) == models
 
 

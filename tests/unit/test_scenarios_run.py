@@ -16,8 +16,9 @@ import pytest
 
 from lab.config.finding import Finding
 from lab.config.request import RunRequest
+from lab.config.scenario import Expected
 from lab.config.strict import validate
-from lab.errors import InputError, Interrupted, LabError, MachineDied, ProductFailure, SiteLacks
+from lab.errors import DeviceModelDied, InputError, Interrupted, LabError, MachineDied, ProductFailure, SiteLacks
 from lab.evidence.record import Record, owner_alive
 from lab.machine.accel import Acceleration
 from lab.model import Accel, Check, Level, Metric, RunResult, Verdict
@@ -54,6 +55,9 @@ class World:
         self.l1_status: int | None = None
         self.ended: list[Check] = []
         self.judged_after: list[Check] = []
+        self.device_model: Any = None
+        self.abandoned = False
+        self.expect: list[Expected] = []
         self.hurry: bool | None = None
 
     def step(self, name: str, stack: Any = None) -> None:
@@ -75,6 +79,15 @@ class FakeLab:
         self.accel: dict[str, Acceleration] = {}
         self.l1: Any = None
         self.host = SimpleNamespace(name="l1")
+        self.machines: dict[str, Any] = {}
+        self.device_model = world.device_model
+        self.plan = SimpleNamespace(scenario=SimpleNamespace(expect=world.expect))
+
+    def stop_watching(self) -> None:
+        pass
+
+    def abandon_if_expendable(self) -> None:
+        self.world.abandoned = True
 
     def start_host(self) -> None:
         self.accel["l1"] = Acceleration(Accel.TCG, "asked for")
@@ -246,6 +259,49 @@ def test_what_ends_a_step_ends_the_run_in_order(
         assert world.hurry is not False or at == "collect"
     if at in ("host", "guest", "devices", "attach", "exercise"):
         assert world.complete is False
+
+
+EXPECTED_DEATH = Expected(level=Level.L0_QEMU, pattern="SIGKILL|signal 9", outcome="death")
+
+
+@pytest.mark.parametrize(
+    ("expect", "verdict"),
+    [([], Verdict.FAIL), ([EXPECTED_DEATH], Verdict.PASS), (
+        [EXPECTED_DEATH.model_copy(update={"level": Level.L1_QEMU})], Verdict.FAIL)],
+)  # fmt: skip
+def test_a_death_that_is_expected_ends_nothing(
+    run: Callable[..., RunResult], world: World, expect: list[Expected], verdict: Verdict
+) -> None:
+    world.fail["exercise"], world.expect = DIED, expect
+    result = run()
+    assert result.verdict is verdict
+    assert world.complete is (verdict is Verdict.PASS), "then what else is expected has to be there too"
+    assert ("expected-death" in [event["event"] for event in events(result)]) is (verdict is Verdict.PASS)
+
+
+@pytest.mark.parametrize("error", [LabError("iperf3 got no answer"), PANIC, None])
+def test_a_dead_device_model_is_the_cause_of_everything(
+    run: Callable[..., RunResult], world: World, error: Exception | None
+) -> None:
+    def dead() -> None:
+        raise DeviceModelDied("SIGSEGV", "it hurts")
+
+    world.device_model = SimpleNamespace(check_alive=dead)
+    if error:
+        world.fail["exercise"] = error
+    result = run()
+    assert (result.verdict, result.level, result.machine) == (Verdict.ERROR, Level.LAB, "ifcvf")
+    assert "SIGSEGV" in result.reason
+    assert world.abandoned, "nothing in L1 can be undone any more"
+
+
+def test_an_interrupt_counts_more_than_a_dead_device_model(run: Callable[..., RunResult], world: World) -> None:
+    def dead() -> None:
+        raise DeviceModelDied("SIGTERM", "")
+
+    world.device_model = SimpleNamespace(check_alive=dead)
+    world.fail["exercise"] = Interrupted("SIGTERM")
+    assert run().reason == "interrupted"
 
 
 def test_the_first_error_counts(run: Callable[..., RunResult], world: World) -> None:

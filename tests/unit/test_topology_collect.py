@@ -30,7 +30,7 @@ def lab(record: Record) -> Any:
     lab: Any = fake_lab(record, "net-vdpa_sim-vhost_vdpa-migrate")
     lab.host.answers = {"dmesg": "[ 1.0] of l1", "*": "an answer"}
     lab.guests["l2"].host.answers = {"dmesg": "[ 1.0] of l2", "*": "an answer"}
-    lab.machines = {"l1": SimpleNamespace(query=lambda command: {"asked": command})}
+    lab.machines = {"l1": SimpleNamespace(query=lambda command, timeout_s: {"asked": command})}
     return lab
 
 
@@ -100,7 +100,7 @@ def test_the_cores_of_others_stay_where_they_are(lab: Any) -> None:
 
 
 def test_who_does_not_answer_is_noted(lab: Any, record: Record) -> None:
-    def dead(_command: str) -> None:
+    def dead(_command: str, *, timeout_s: float) -> None:
         raise StateError("l1 is exited")
 
     lab.guests["l2"].host.answers = {}

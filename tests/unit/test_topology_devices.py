@@ -23,6 +23,7 @@ from tests.fake_lab import did, fake_lab
 
 MAIN, SECOND = "v1a2b3c4da", "v1a2b3c4db"
 GIVEN = QemuDevice({"driver": "virtio-net-pci", "id": "dut", "vhostdev": "/dev/vhost-vdpa-0"})
+FUNCTIONS = ("0000:01:00.0", "0000:02:00.0")
 PARENTS = {"vp_vdpa": ["pci/0000:01:00.1", "pci/0000:01:00.2"], "vdpa_sim": ["vdpasim_net"]}
 
 
@@ -71,6 +72,10 @@ def below(monkeypatch: pytest.MonkeyPatch) -> Below:
     seams: dict[str, Any] = {
         "vp_vdpa.parent": below.manager(lambda *_: "vp_vdpa", lambda *_: PARENTS["vp_vdpa"]),
         "vdpa_sim.parent": below.manager(lambda *_: "vdpa_sim", lambda *_: PARENTS["vdpa_sim"]),
+        "ifcvf.wait_functions": lambda _host, count: FUNCTIONS[:count],
+        "ifcvf.parent": below.manager(
+            lambda *_: "ifcvf", lambda _host, functions, _class: [f"pci/{f}" for f in functions]
+        ),
         "vdpa.device": below.manager(
             lambda _host, name, mgmtdev: f"{name} of {mgmtdev}",
             lambda _host, name, mgmtdev: VdpaDevice(name, mgmtdev, DeviceClass.NET, 0x1AF4, 2, 256),
@@ -104,6 +109,7 @@ def bring_up(lab: Lab) -> tuple[Devices, DataPath, QemuDevice | None]:
 
 
 VP_FIRST, VP_LAST = f"+{MAIN} of pci/0000:01:00.1", f"+{SECOND} of pci/0000:01:00.2"
+IFC_FIRST, IFC_LAST = f"+{MAIN} of pci/0000:01:00.0", f"+{SECOND} of pci/0000:02:00.0"
 SIM_MAIN, SIM_SECOND = f"+{MAIN} of vdpasim_net", f"+{SECOND} of vdpasim_net"
 PEER = [f"+nic {SECOND}", f"+i{SECOND} 10.17.0.1"]
 
@@ -131,6 +137,15 @@ TABLE: dict[str, tuple[list[str], type, int]] = {
     ),
     "blk-vp_vdpa-vhost_vdpa-fio": (["+vp_vdpa", VP_FIRST, f"+vhost {MAIN}", "disk in the guest"], BlockPath, 1),
     "blk-vp_vdpa-virtio_vdpa-fio": (["+vp_vdpa", VP_FIRST, f"+disk {MAIN}"], BlockPath, 0),
+    "net-ifcvf-vhost_vdpa-iperf3": (
+        ["+ifcvf", IFC_FIRST, IFC_LAST, f"+vhost {MAIN}", "interface in the guest", "address in the guest", *PEER],
+        NetPath, 1,
+    ),
+    "net-ifcvf-virtio_vdpa-iperf3": (
+        ["+ifcvf", IFC_FIRST, IFC_LAST, f"+nic {MAIN}", f"+i{MAIN} 10.17.0.2", *PEER], NetPath, 0,
+    ),
+    "blk-ifcvf-vhost_vdpa-fio": (["+ifcvf", IFC_FIRST, f"+vhost {MAIN}", "disk in the guest"], BlockPath, 1),
+    "blk-ifcvf-virtio_vdpa-fio": (["+ifcvf", IFC_FIRST, f"+disk {MAIN}"], BlockPath, 0),
 }  # fmt: skip
 
 
@@ -141,7 +156,7 @@ def test_each_scenario_gets_its_devices_and_all_go_in_reverse(record: Record, be
     devices, path, given = bring_up(lab)
     assert below.seen == expected
     assert (type(path), devices.main.name) == (kind, MAIN)
-    assert did(lab) == ["plug dut"] * plugged
+    assert [one for one in did(lab) if one != "plug functions"] == ["plug dut"] * plugged
     assert (given is not None) == bool(plugged)
     below.seen.clear()
     assert lab.undo.unwind() == []
@@ -217,10 +232,10 @@ def test_ends_of_a_network_path(record: Record, below: Below) -> None:
 def test_simulators_have_the_planned_mac_and_disks_have_none(record: Record, below: Below) -> None:
     lab = fake_lab(record, "net-vdpa_sim-virtio_vdpa-iperf3", sets=["attach.mtu=1400"])
     bring_up(lab)
-    assert below.options[SIM_MAIN[1:]] == {"mac": lab.plan.macs["sim"], "mtu": 1400}
+    assert below.options[SIM_MAIN[1:]] == {"mac": lab.plan.macs["sim"], "mtu": 1400, "features": None}
     assert below.options["vdpa_sim"] == {"shared_backend": False}
     bring_up(fake_lab(record, "blk-vdpa_sim-virtio_vdpa-fio"))
-    assert below.options[SIM_MAIN[1:]] == {"mac": None, "mtu": None}
+    assert below.options[SIM_MAIN[1:]] == {"mac": None, "mtu": None, "features": None}
     assert below.options["vdpa_sim"] == {"shared_backend": True}
 
 
@@ -244,3 +259,31 @@ def test_faults_are_injected_where_the_scenario_wants_them(record: Record, below
     _, _, given = bring_up(fake_lab(record, "net-vp_vdpa-vhost_vdpa-iperf3"))
     assert given == GIVEN
     assert below.options[f"vhost {MAIN}"]["iotlb_entries"] > 16
+
+
+@pytest.mark.parametrize(
+    ("how", "made"),
+    [
+        ("delete", [f"+{MAIN} of pci/0000:01:00.0"]),
+        ("unbind", ["+ifcvf", f"+{MAIN} of pci/0000:01:00.0"]),
+        ("rescan", ["+ifcvf", f"+{MAIN} of pci/0000:01:00.0"]),
+    ],
+)
+def test_a_device_that_was_removed_is_made_again_and_its_neighbour_left_alone(
+    record: Record, below: Below, how: Any, made: list[str]
+) -> None:
+    lab: Any = fake_lab(record, f"net-ifcvf-vhost_vdpa-{how}")
+    devices, _, _ = bring_up(lab)
+    below.seen.clear()
+    lab.host.answers = {"*rescan": ""}
+    again = module.make_again(lab, devices, how)
+    assert (below.seen, again.main.name, again.second) == (made, MAIN, devices.second)
+    assert [command for command in lab.host.commands if "rescan" in command] == (
+        ["sh -c 'cat > \"$0\"' /sys/bus/pci/rescan"] if how == "rescan" else []
+    )
+
+
+def test_functions_are_plugged_before_they_are_waited_for(record: Record, below: Below) -> None:
+    lab = fake_lab(record, "net-ifcvf-vhost_vdpa-iperf3")
+    bring_up(lab)
+    assert did(lab)[0] == "plug functions"

@@ -34,6 +34,8 @@ class Machines:
         self.expect = expect
         self.machines = {"l1": self.l1, "l2": self.l2}
         self.mark: str | None = None
+        self.device_model: Any = None
+        self.expendable = False
         # None: l1 is no machine of the lab's own.
         self.l0_log: Any = None
         for machine, process in ((self.l1, self.of_l1), (self.l2, self.of_l2)):
@@ -48,6 +50,8 @@ class Machines:
             plan=SimpleNamespace(scenario=scenario),
             record=self.record,
             log_mark=self.mark,
+            device_model=self.device_model,
+            expendable=self.expendable,
             l1=self.l1 if self.l0_log else None,
             l0_log=self.l0_log,
         )
@@ -117,6 +121,73 @@ def test_of_a_machine_that_was_up_before_only_this_run_is_judged(machines: Machi
     assert set(machines.bad()) == {("kernel log", Verdict.ERROR, Level.LAB, "l1")}
 
 
+@pytest.mark.parametrize(
+    ("victim", "level", "pattern", "excused"),
+    [
+        ("l1", Level.L0_QEMU, "SIGABRT", True),
+        ("l1", Level.L0_QEMU, "Assertion .subregion", True),
+        ("l1", Level.L0_QEMU, "SIGSEGV", False),
+        ("l1", Level.L1_QEMU, "SIGABRT", False),
+        ("l2", Level.L1_QEMU, "SIGABRT", True),
+    ],
+)
+def test_a_death_that_the_scenario_expects(
+    machines: Machines, victim: str, level: Level, pattern: str, excused: bool
+) -> None:
+    process: FakeProcess = getattr(machines, f"of_{victim}")
+    process.status = -6
+    getattr(machines, victim).state = State.EXITED
+    process.stderr.write_text("qemu: memory.c:2617: Assertion `subregion->container == mr' failed.\n")
+    machines.expect = [
+        Expected(level=level, pattern=pattern, outcome="death"),
+        Expected(level=process.level, pattern="Assertion"),
+    ]
+    assert (machines.bad() == []) is excused
+
+
+def test_a_kernel_whose_panic_is_expected_may_end_its_machine(machines: Machines) -> None:
+    machines.of_l2.says("[    2.000000] Kernel panic - not syncing: as wanted\n")
+    machines.of_l2.status, machines.l2.state = 0, State.EXITED
+    panic = Expected(level=Level.L2_KERNEL, pattern="Kernel panic")
+    machines.expect = [panic]
+    assert ("QEMU alive", Verdict.FAIL, Level.L1_QEMU, "l2") in machines.bad()
+    machines.expect = [panic, Expected(level=Level.L2_KERNEL, pattern="Kernel panic", outcome="death")]
+    assert machines.bad() == []
+
+
+def test_a_death_that_is_expected_and_does_not_come(machines: Machines) -> None:
+    machines.expect = [Expected(level=Level.L0_QEMU, pattern="SIGABRT", outcome="death")]
+    assert machines.bad() == [("expected death", Verdict.FAIL, Level.L0_QEMU, None)]
+
+
+class Model:
+    """A device model that runs and says nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "server.log"
+        self.status: int | None = None
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def words(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def test_a_device_model_that_dies_or_complains_is_the_labs_fault(machines: Machines, tmp_path: Path) -> None:
+    model = machines.device_model = Model(tmp_path)
+    assert machines.bad() == []
+    assert ("device model alive", "ifcvf") in {(check.name, check.machine) for check in machines.judge()}
+    model.log.write_text("vf1: bad header\n")
+    assert machines.bad() == [("clean device model log", Verdict.ERROR, Level.LAB, "ifcvf")]
+    machines.expect = [Expected(level=Level.LAB, pattern="bad header")]
+    assert machines.bad() == []
+    model.status = -9
+    assert machines.bad() == [("device model alive", Verdict.ERROR, Level.LAB, "ifcvf")]
+    machines.expect += [Expected(level=Level.LAB, pattern="SIGKILL", outcome="death")]
+    assert machines.bad() == []
+
+
 def test_words_of_qemu_are_of_the_level_it_runs_at(machines: Machines) -> None:
     machines.of_l2.stderr.write_text("qemu-system-x86_64: vhost vdpa map fail!\n")
     assert machines.bad() == [("clean QEMU stderr", Verdict.FAIL, Level.L1_QEMU, "l2")]
@@ -126,6 +197,8 @@ def test_a_kernel_that_answers_and_whose_ring_buffer_could_not_be_read_is_unprov
     machines.l2.state = State.READY
     machines.logs.dmesg["l2"] = None
     assert machines.bad() == [("kernel log", Verdict.ERROR, Level.LAB, "l2")]
+    machines.expendable = True
+    assert machines.bad() == [], "it hangs with its device, as was to be expected; there is its console"
 
 
 def test_a_kernel_that_answers_no_more_is_judged_by_its_console(machines: Machines) -> None:

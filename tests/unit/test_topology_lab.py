@@ -278,6 +278,103 @@ def test_disks_of_l1(record: Record, world: World, disk: Path | None, serials: l
     assert [disk.qcow2 for disk in world.host_spec.disks] == [True] + [False] * (len(serials) - 1)
 
 
+class FakeModel:
+    """Stands for the device model; ``did`` is the world's."""
+
+    world: World
+
+    def __init__(self, folder: Path, _run_dir: Path, vfs: Sequence[Any]) -> None:
+        self.names = tuple(vf["name"] for vf in vfs)
+        self.folder = folder
+
+    def start(self) -> None:
+        self.world.step("start model")
+
+    def stop(self) -> None:
+        self.world.did.append("stop model")
+
+    def poll(self) -> int | None:
+        return None
+
+    def check_alive(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_functions_of_the_device_model(
+    record: Record, world: World, monkeypatch: pytest.MonkeyPatch, cold: bool
+) -> None:
+    FakeModel.world = world
+    monkeypatch.setattr(module, "DeviceModel", FakeModel)
+    plugged: list[Any] = []
+    monkeypatch.setattr(FakeMachine, "plug", lambda _self, device: plugged.append(device.device), raising=False)
+    lab = make(record, world, "net-ifcvf-vhost_vdpa-iperf3", sets=["device.vfs=3"], cold=cold)
+    lab.start_host()
+    lab.plug_functions()
+    assert world.did[0] == "start model", "QEMU connects when the device is made"
+    assert world.host_spec
+    functions = [f.device().device for f in world.host_spec.functions] or plugged
+    assert (len(world.host_spec.functions), len(plugged)) == ((3, 0) if cold else (0, 3))
+    assert [f["socket"] for f in functions] == [
+        {"type": "unix", "path": f"../ifcvf/vf{n}.sock"} for n in (1, 2, 3)
+    ]  # fmt: skip
+    assert len({f["bus"] for f in functions}) == 3 <= world.host_spec.spare_ports
+    assert lab.host.watch
+    lab.stop_watching()
+    assert lab.host.watch is None
+    world.did.clear()
+    assert lab.undo.unwind() == []
+    assert world.did[-1] == "stop model", "it outlives the kernel that has it for hardware"
+
+
+@pytest.mark.parametrize(("iommu", "passes"), [("passthrough", True), ("translated", False)])
+def test_the_iommu_of_l1(
+    record: Record, world: World, monkeypatch: pytest.MonkeyPatch, iommu: str, passes: bool
+) -> None:
+    FakeModel.world = world
+    monkeypatch.setattr(module, "DeviceModel", FakeModel)
+    make(record, world, "net-ifcvf-virtio_vdpa-iperf3", sets=[f"device.iommu={iommu}"]).start_host()
+    assert world.host_spec
+    words = world.host_spec.boot.append.split()
+    assert ("intel_iommu=on" in words, "iommu=pt" in words) == (True, passes)
+
+
+def test_a_guest_in_huge_pages(record: Record, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeModel.world = world
+    monkeypatch.setattr(module, "DeviceModel", FakeModel)
+
+    @contextlib.contextmanager
+    def huge_pages(_host: Any, megabytes: int) -> Iterator[None]:
+        world.did.append(f"+{megabytes} MiB")
+        yield
+        world.did.append(f"-{megabytes} MiB")
+
+    monkeypatch.setattr("lab.host.memory.huge_pages", huge_pages)
+    lab = make(record, world, "net-ifcvf-vhost_vdpa-iperf3")
+    lab.start_host()
+    lab.start_guest("l2")
+    assert [spec.huge_pages for spec in world.guest_specs] == [True]
+    assert world.did.index("+256 MiB") < world.did.index("launch l2")
+    world.did.clear()
+    lab.undo.unwind()
+    assert world.did.index("quit l2") < world.did.index("-256 MiB"), "pages in use cannot be given back"
+
+
+@pytest.mark.parametrize(("dead", "expendable", "ends"), [(False, False, 0), (True, False, 1), (False, True, 1)])
+def test_what_nobody_can_undo_is_ended_first(
+    record: Record, world: World, monkeypatch: pytest.MonkeyPatch, dead: bool, expendable: bool, ends: int
+) -> None:
+    FakeModel.world = world
+    monkeypatch.setattr(module, "DeviceModel", FakeModel)
+    monkeypatch.setattr(FakeModel, "poll", lambda _self: -9 if dead else None)
+    lab = make(record, world, "net-ifcvf-vhost_vdpa-iperf3")
+    lab.start_host()
+    lab.expendable = expendable
+    world.did.clear()
+    lab.abandon_if_expendable()
+    assert world.did == ["quit l1"] * ends
+
+
 @pytest.mark.parametrize(("pcap", "size"), [(False, 64), (True, 65535)])
 def test_pcap(record: Record, world: World, pcap: bool, size: int) -> None:
     make(record, world, pcap=pcap).start_host()

@@ -21,7 +21,8 @@ from lab.errors import InputError
 from lab.topology.plan import Plan, contradictions, make_plan, plan
 
 IPERF3, FIO = {"kind": "iperf3", "streams": [{}]}, {"kind": "fio", "jobs": [{}]}
-SIM, VP = {"provider": "vdpa_sim"}, {"provider": "vp_vdpa"}
+SIM, VP, IFC = {"provider": "vdpa_sim"}, {"provider": "vp_vdpa"}, {"provider": "ifcvf"}
+FAULT = {"kind": "fault", "name": "slow", "traffic": "flows", "afterwards": "flows"}
 GUEST, HOST = {"mode": "vhost_vdpa"}, {"mode": "virtio_vdpa"}
 NET = {"summary": "an example of it", "class": "net", "device": VP, "attach": GUEST, "workload": IPERF3}
 BLK = {**NET, "class": "blk", "workload": FIO}
@@ -61,10 +62,21 @@ def test_every_scenario_can_be_planned(name: str) -> None:
         ({**BLK, "workload": IPERF3}, ["iperf3 needs a network device"]),
         ({**NET, "attach": HOST, "action": {"kind": "unplug"}}, ["unplug acts on a guest's device"]),
         ({**MIGRATE, "attach": HOST}, ["migrate acts on a guest's device"]),
-        ({**MIGRATE, "device": VP}, ["migrate needs a vdpa_sim network device"]),
-        ({**BLK, "device": SIM, "action": {"kind": "migrate"}}, ["migrate needs a vdpa_sim network device"]),
+        ({**MIGRATE, "device": VP}, ["migrate needs a vdpa_sim or ifcvf network device"]),
+        ({**BLK, "device": SIM, "action": {"kind": "migrate"}}, ["migrate needs a vdpa_sim or ifcvf network device"]),
         ({**BLK, "action": {"kind": "unplug"}}, ["unplug is written for network devices"]),
         ({**MIGRATE, "cold": True}, ["migrate hot-plugs its device"]),
+        ({**NET, "device": SIM, "action": FAULT}, ["fault is written for ifcvf"]),
+        ({**NET, "action": {"kind": "rescan"}}, ["rescan is written for ifcvf"]),
+        (
+            {**NET, "device": IFC, "action": {**FAULT, "parameters": {"ms": 0, "colour": 3}}},
+            ["fault: slow has no parameter 'colour'", "fault: ms of slow must be a whole number"],
+        ),
+        ({**NET, "device": IFC, "action": {"kind": "neighbours"}}, ["neighbours needs four VFs"]),
+        ({**MIGRATE, "device": IFC}, ["migrate needs three VFs"]),
+        ({**MIGRATE, "action": {"kind": "migrate", "shadow_vq": True}}, ["shadow_vq is for ifcvf"]),
+        ({**NET, "device": IFC, "attach": HOST, "action": FAULT}, ["fault acts on a guest's device"]),
+        ({**BLK, "device": IFC, "action": FAULT}, ["fault is written for network devices"]),
         (
             {**NET, "attach": HOST, "workload": FIO, "action": {"kind": "migrate"}, "cold": True},
             ["fio needs a block", "migrate acts on a guest's", "migrate needs a vdpa_sim", "migrate hot-plugs"],
@@ -199,3 +211,53 @@ def test_the_scenario_of_a_file_is_called_like_it(tmp_path: Path) -> None:
                    'attach.mode = "virtio_vdpa"\nworkload = { kind = "iperf3", streams = [{}] }\n')  # fmt: skip
     assert make_plan(RunRequest(scenario=str(own))).name == "mine"
     assert load_scenario(str(own))[0] == "mine"
+
+
+def test_the_device_model_is_asked_for_the_vfs_of_the_plan() -> None:
+    made = planned({**NET, "device": {**IFC, "vfs": 3, "card": "c5000x"}})
+    vfs = made.device_model()
+    assert [(vf["name"], vf["model"], vf["mac"]) for vf in vfs] == [
+        (f"vf{n}", "c5000x-net", made.macs[f"vf{n}"]) for n in (1, 2, 3)
+    ]
+    assert len({vf["backend"]["name"] for vf in vfs}) == 1, "on one switch"
+    assert (made.functions, made.function_of(made.vdpa.main), made.function_of(made.vdpa.second)) == (3, "vf1", "vf3")
+    assert all("/" not in vf["socket"] for vf in vfs), "the path of a socket ends at 108 bytes"
+
+
+def test_a_disk_of_the_device_model() -> None:
+    made = planned({**BLK, "device": IFC})
+    [vf] = made.device_model()
+    assert (vf["model"], vf["backend"], made.functions) == (
+        "c5000x-blk", {"kind": "memory", "size": 128 << 20}, 1,
+    )  # fmt: skip
+    assert "mac" not in vf
+
+
+def test_a_fault_from_the_first_moment_is_the_first_vfs() -> None:
+    action = {**FAULT, "name": "fewer-vectors", "parameters": {"vectors": 1}, "when": "start"}
+    first, second = planned({**NET, "device": IFC, "action": action}).device_model()
+    assert (first["faults"], "faults" in second) == ({"fewer-vectors": {"vectors": 1}}, False)
+    assert "faults" not in planned({**NET, "device": IFC, "action": FAULT}).device_model()[0]
+
+
+@pytest.mark.parametrize(("device", "huge"), [("ifcvf", True), ("vp_vdpa", False), ("vdpa_sim", False)])
+def test_huge_pages_are_for_guests_whose_every_page_is_a_message(device: str, huge: bool) -> None:
+    assert planned({**NET, "device": {"provider": device}}).huge_pages is huge
+    assert bool(planned({**NET, "device": {"provider": device}}).functions) is huge
+
+
+def test_huge_pages_are_shared() -> None:
+    assert not planned({**NET, "device": IFC, "inject": {"private_ram": True}}).huge_pages
+
+
+def test_which_vf_is_under_which_device() -> None:
+    moves = planned({**MIGRATE, "device": {**IFC, "vfs": 3}})
+    names = moves.vdpa
+    assert [moves.function_of(name) for name in (names.main, names.second, names.third)] == ["vf1", "vf2", "vf3"]
+    macs = [vf["mac"] for vf in moves.device_model()]
+    assert (macs[0] == macs[1], macs[0] == macs[2]) == (True, False), "the guest's NIC keeps its address"
+    several = planned({**NET, "device": {**IFC, "vfs": 4}, "action": {"kind": "neighbours"}})
+    names = several.vdpa
+    assert [several.function_of(name) for name in (names.main, names.third, names.fourth, names.second)] == [
+        "vf1", "vf2", "vf3", "vf4",
+    ]  # fmt: skip

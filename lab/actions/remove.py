@@ -1,0 +1,71 @@
+"""Taking a vDPA device from its user in the host, by three ways that all end in the vDPA bus.
+
+With a guest on it each of them waits in vhost_vdpa_remove() (drivers/vhost/vdpa.c), uninterruptibly, until the last
+close of the vhostdev node; `vdpa dev del` and the ways through the parent hold vdpa_dev_lock all the time, so that no
+other `vdpa` command answers.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from lab.config.scenario import Remove
+from lab.errors import DeadlineExceeded, ProductFailure
+from lab.host import detached
+from lab.host.base import Host
+from lab.host.detached import Detached
+from lab.host.vdpa import VdpaDevice
+from lab.model import Level, Metric
+
+_UNBIND = 'echo "$0" >"/sys/bus/pci/devices/$0/driver/unbind"'
+_REMOVE = 'echo 1 >"/sys/bus/pci/devices/$0/remove"'
+_STATES = '[ -e "$0/rc" ] || ps -o stat= -s "$(cat "$0/pid")"'
+
+
+@dataclass(frozen=True)
+class Removed:
+    """``seconds`` from the moment that the user had let go to the removal's end."""
+
+    seconds: float
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """As metrics of the run."""
+        return (Metric("removal_after_release", self.seconds, "s"),)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A removal that was started."""
+
+    host: Host
+    job: Detached
+
+    def waits(self) -> str:
+        """The states of its processes (ps(1): D is an uninterruptible wait), "" when it has ended."""
+        return " ".join(self.host.run(["sh", "-c", _STATES, self.job.folder], check=False).text.split())
+
+    def finish(self, config: Remove) -> Removed:
+        """Wait for its end, now that nobody uses the device. Raises ProductFailure when it does not come, or fails."""
+        begin = time.monotonic()
+        try:
+            done = self.job.finish(self.host, config.max_wait_s)
+        except DeadlineExceeded as error:
+            raise self._failure(f"{config.kind} has not ended {error.seconds:.0f} s after its user let go") from error
+        if done.returncode != 0:
+            raise self._failure(f"{config.kind} failed: {done.stderr.decode(errors='replace').strip()}")
+        return Removed(time.monotonic() - begin)
+
+    def _failure(self, words: str) -> ProductFailure:
+        return ProductFailure(words, level=Level.L1_KERNEL, machine=self.host.name)
+
+
+def start(host: Host, device: VdpaDevice, config: Remove) -> Removal:
+    """Begin to remove ``device``, whose parent is a PCI function."""
+    function = device.mgmtdev.removeprefix("pci/")
+    argv = {
+        "delete": ["vdpa", "dev", "del", device.name],
+        "unbind": ["sh", "-c", _UNBIND, function],
+        "rescan": ["sh", "-c", _REMOVE, function],
+    }[config.kind]
+    return Removal(host, detached.start(host, argv))

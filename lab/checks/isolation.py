@@ -1,0 +1,132 @@
+"""What a device in a guest can reach of its host's memory: the guest's own, page by page, and nothing else.
+
+The device model knows where each address of the device leads: to an offset in the memory of L1. The other side is the
+guest's QEMU: which page of L1 is behind each page of the guest, as its page table says (kernel:
+Documentation/admin-guide/mm/pagemap.rst). Two answers that have nothing in common but the truth. Everything is pure.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from lab.errors import LabError
+from lab.model import Check, Level
+
+PAGE = 4096
+
+# Bits of an entry of /proc/PID/pagemap.
+_PRESENT = 1 << 63
+_FRAME = (1 << 55) - 1
+# hw/i386/pc_q35.c of QEMU: RAM that does not fit below the second goes above 4 GiB, from the first on.
+_LOW_IF_MORE, _LOW = 0x80000000, 0xB0000000
+_HIGH = 1 << 32
+
+_HVA = re.compile(r"\bis (0x[0-9a-f]+)")
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of a device's addresses, and where in L1's memory it leads; sizes and offsets are bytes."""
+
+    iova: int
+    size: int
+    offset: int = 0
+    writable: bool = True
+
+
+def windows(answer: Iterable[Mapping[str, object]]) -> list[Window]:
+    """The answer of the device model to ``dma`` (docs/ifcvf.md)."""
+    return [
+        Window(_int(row["iova"]), _int(row["size"]), _int(row.get("offset", 0)), bool(row["writable"]))
+        for row in answer
+    ]
+
+
+def sections(ram: int, reach: Sequence[Window]) -> list[tuple[int, int]]:
+    """What a q35 guest with ``ram`` bytes, below 2 GiB and without a VGA, has memory at, as (address, size).
+
+    That is its RAM, and what else of it the device reaches, such as the firmware's ROM: vhost-vdpa maps whatever is
+    memory and no device's (hw/virtio/vhost-vdpa.c).
+
+    The guest's own monitor could tell: `info mtree -f`. But asking keeps each device in it from going away (F002).
+    """
+    more = [(window.iova, window.size) for window in reach if window.iova >= ram]
+    return [(0, ram), *more]
+
+
+def host_address(answer: str) -> int:
+    """The virtual address in the monitor's answer to ``gpa2hva``. Raises LabError."""
+    found = _HVA.search(answer)
+    if not found:
+        raise LabError(f"no address in the monitor's answer to gpa2hva: {answer!r}")
+    return int(found[1], 16)
+
+
+def frames(pagemap: bytes) -> list[int | None]:
+    """The page frame of each page in a piece of /proc/PID/pagemap; None for a page that is not in memory."""
+    entries = struct.unpack(f"<{len(pagemap) // 8}Q", pagemap[: len(pagemap) // 8 * 8])
+    return [entry & _FRAME if entry & _PRESENT else None for entry in entries]
+
+
+def offset_of(address: int, memory: int) -> int:
+    """Where in the RAM of a q35 machine with ``memory`` bytes of it a physical address is."""
+    low = _LOW_IF_MORE if memory >= _LOW else _LOW
+    return address if address < _HIGH else address - _HIGH + low
+
+
+def judge_attached(reach: Sequence[Window], guest: Mapping[int, int], *, memory: int) -> Check:
+    """Hold what the device can reach while a guest has it against the guest's memory.
+
+    ``guest`` is the page frame in L1 of each page number of the guest; ``memory`` the bytes of L1's RAM.
+    """
+    expected = "each page of the guest at its own address, and no other memory of l1"
+    name = "isolation while attached"
+    if not guest or not reach:
+        seen = f"{len(guest)} pages of the guest, {len(reach)} ranges of the device"
+        return Check.unproven(name, f"nothing to compare: {seen}", expected, machine="l2")
+    right, foreign = 0, []
+    for number, offset in _pages(reach):
+        frame = guest.get(number)
+        if frame is not None and offset_of(frame * PAGE, memory) == offset:
+            right += 1
+        else:
+            foreign.append((number, offset))
+    missing = len(guest) - right
+    seen = f"{right} pages of the guest, {len(foreign)} others, {max(0, missing)} pages not reachable"
+    if foreign:
+        number, offset = foreign[0]
+        seen += f"; the first other: device address {number * PAGE:#x} leads to {offset:#x} in l1's memory"
+    return Check.judged(name, not foreign and not missing, seen, expected, level=Level.L1_KERNEL, machine="l2")
+
+
+def judge_released(before: Sequence[Window], after: Sequence[Window]) -> Check:
+    """What the device can reach after the guest has let go must be what it could reach before it had it."""
+    first, last = ([(window.iova, window.size) for window in one] for one in (before, after))
+    return Check.judged(
+        "isolation after release",
+        first == last,
+        f"{_ranges(last)} after, {_ranges(first)} before",
+        "the ranges of before, in L1's own domain",
+        level=Level.L1_KERNEL,
+        machine="l2",
+    )
+
+
+def _pages(reach: Iterable[Window]) -> Iterator[tuple[int, int]]:
+    """Each page number of the device's addresses with the offset that it leads to."""
+    for window in reach:
+        for at in range(0, window.size, PAGE):
+            yield (window.iova + at) // PAGE, window.offset + at
+
+
+def _ranges(found: Sequence[tuple[int, int]]) -> str:
+    return f"{len(found)} ranges of {sum(size for _, size in found) >> 20} MiB"
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int):
+        raise LabError(f"not a number in the device model's answer: {value!r}")
+    return value

@@ -1,0 +1,54 @@
+"""Gathering what :mod:`lab.checks.isolation` compares: from the device model, and from the guest's QEMU in L1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lab.checks import isolation
+from lab.checks.isolation import PAGE, Window
+from lab.config.site import NestedSite
+from lab.errors import LabError
+from lab.host.vdpa import VdpaDevice
+from lab.model import Check
+from lab.topology.lab import Guest, Lab
+
+_PAGEMAP = 'dd if="/proc/$0/pagemap" iflag=skip_bytes,count_bytes bs=64k skip="$1" count="$2" status=none'
+_ENTRY = 8
+
+
+def reach(lab: Lab, device: VdpaDevice) -> list[Window]:
+    """What the function under a vDPA device can reach now; empty when the device is not of the lab's own model."""
+    if lab.device_model is None:
+        return []
+    return isolation.windows(lab.device_model.ask("dma", vf=lab.plan.function_of(device.name), detail=True))
+
+
+def judge_attached(lab: Lab, device: VdpaDevice, guest: Guest) -> list[Check]:
+    """Compare it with the memory of the guest that has the device; ERROR when either could not be seen."""
+    if lab.device_model is None or not isinstance(lab.plan.site, NestedSite):
+        return []
+    try:
+        memory = lab.plan.site.l1.memory_mb << 20
+        seen = reach(lab, device)
+        return [isolation.judge_attached(seen, _pages(lab, guest, seen), memory=memory)]
+    except LabError as error:
+        return [Check.unproven("isolation while attached", str(error), "the guest's memory", machine=guest.name)]
+
+
+def judge_released(lab: Lab, device: VdpaDevice, before: Sequence[Window]) -> list[Check]:
+    """Compare it with what the device could reach ``before`` a guest had it."""
+    return [isolation.judge_released(before, reach(lab, device))] if lab.device_model else []
+
+
+def _pages(lab: Lab, guest: Guest, seen: Sequence[Window]) -> dict[int, int]:
+    """The page frame in L1 of each page number of the guest's memory."""
+    monitor, pid = guest.machine.qmp, guest.process.pid
+    found: dict[int, int] = {}
+    for address, size in isolation.sections(lab.plan.l2.memory_mb << 20, seen):
+        virtual = isolation.host_address(monitor.human(f"gpa2hva {address:#x}"))
+        place = (str(virtual // PAGE * _ENTRY), str(size // PAGE * _ENTRY))
+        pagemap = lab.host.run(["sh", "-c", _PAGEMAP, str(pid), *place]).stdout
+        numbers = range(address // PAGE, (address + size) // PAGE)
+        # A page that is not in memory is not one that the device could reach.
+        found |= {n: frame for n, frame in zip(numbers, isolation.frames(pagemap), strict=True) if frame is not None}
+    return found

@@ -1,0 +1,74 @@
+"""lab.actions.remove: what is begun, whether it waits, and that it has to end."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.actions import remove
+from lab.config.scenario import Remove
+from lab.errors import DeadlineExceeded, ProductFailure
+from lab.host.detached import Detached
+from lab.host.fake import FakeHost
+from lab.host.vdpa import VdpaDevice
+from lab.model import Completed, DeviceClass, Level
+
+DEVICE = VdpaDevice("v1a", "pci/0000:01:00.0", DeviceClass.NET, 0x8086, 2, 1024)
+
+
+def removal(host: FakeHost, kind: Any) -> remove.Removal:
+    return remove.start(host, DEVICE, Remove(kind=kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("delete", "vdpa dev del v1a"),
+        ("unbind", r"0000:01:00\.0.*|driver/unbind"),
+        ("rescan", r"/remove.*0000:01:00\.0"),
+    ],
+)
+def test_what_is_begun(tmp_path: Path, kind: str, words: str) -> None:
+    host = FakeHost({"*": ""}, tmp_path, "l1")
+    begun = removal(host, kind)
+    assert re.search(words, host.commands[-1])
+    assert re.search(words, " ".join(begun.job.argv))
+
+
+@pytest.mark.parametrize(("printed", "states"), [("Ss\nD\n", "Ss D"), ("", "")])
+def test_whether_it_waits(tmp_path: Path, printed: str, states: str) -> None:
+    host = FakeHost({"*ps -o*": printed, "*": ""}, tmp_path, "l1")
+    assert removal(host, "delete").waits() == states
+
+
+def finish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: Completed | Exception) -> remove.Removed:
+    def finished(_job: Detached, _host: Any, _timeout_s: float) -> Completed:
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr(Detached, "finish", finished)
+    return removal(FakeHost({"*": ""}, tmp_path, "l1"), "unbind").finish(Remove(kind="unbind"))
+
+
+def test_it_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = finish(monkeypatch, tmp_path, Completed(("sh",), 0, b"", b"", 0.0))
+    assert [(metric.name, metric.unit) for metric in record.metrics()] == [("removal_after_release", "s")]
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (DeadlineExceeded("l1: the end of sh", 30), "unbind has not ended 30 s after its user let go"),
+        (Completed(("sh",), 1, b"", b"No such device", 0.0), "unbind failed: No such device"),
+    ],
+)
+def test_one_that_does_not_end_or_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: Completed | Exception, words: str
+) -> None:
+    with pytest.raises(ProductFailure, match=words) as caught:
+        finish(monkeypatch, tmp_path, end)
+    assert (caught.value.level, caught.value.machine) == (Level.L1_KERNEL, "l1")

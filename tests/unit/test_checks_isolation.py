@@ -1,0 +1,93 @@
+"""lab.checks.isolation: what a device may reach, and each way in which it reaches something else."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from lab.checks import isolation
+from lab.checks.isolation import PAGE, Window
+from lab.errors import LabError
+from lab.model import Level, Verdict
+
+MEMORY = 2 << 30
+# Two huge pages of the guest, which lie apart in L1.
+GUEST = {number: (0x40000 if number < 512 else 0x60000) + number % 512 for number in range(1024)}
+REACH = [Window(0, 2 << 20, 0x40000 * PAGE), Window(2 << 20, 2 << 20, 0x60000 * PAGE)]
+
+
+def test_sections_are_the_guests_ram_and_what_else_the_device_reaches_of_it() -> None:
+    rom = Window(0xFFFC0000, 0x40000, 0x5000, writable=False)
+    assert isolation.sections(256 << 20, [*REACH, rom]) == [(0, 256 << 20), (0xFFFC0000, 0x40000)]
+
+
+def test_host_address() -> None:
+    answer = "Host virtual address for 0x0 (ram) is 0x7f3a40000000\r\n"
+    assert isolation.host_address(answer) == 0x7F3A40000000
+    with pytest.raises(LabError, match="no address"):
+        isolation.host_address("Memory at address 0xa0000 is not RAM\r\n")
+
+
+def test_frames() -> None:
+    present, soft_dirty = 1 << 63, 1 << 55
+    entries = struct.pack("<3Q", present | soft_dirty | 0x12345, 0x777, present)
+    assert isolation.frames(entries + b"cut") == [0x12345, None, 0]
+
+
+@pytest.mark.parametrize(
+    ("address", "memory", "offset"),
+    [
+        (0x1000, 2 << 30, 0x1000),
+        (0x7FFFF000, 4 << 30, 0x7FFFF000),
+        (1 << 32, 4 << 30, 0x80000000),
+        ((1 << 32) + 0x5000, 4 << 30, 0x80005000),
+    ],
+)
+def test_where_an_address_of_l1_is_in_its_ram(address: int, memory: int, offset: int) -> None:
+    assert isolation.offset_of(address, memory) == offset
+
+
+def test_the_guests_pages_and_nothing_else() -> None:
+    check = isolation.judge_attached(REACH, GUEST, memory=MEMORY)
+    assert (check.verdict, check.seen) == (
+        Verdict.PASS, "1024 pages of the guest, 0 others, 0 pages not reachable",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reach", "seen"),
+    [
+        # L1's own domain: the whole of its memory, each page at its own address.
+        ([Window(0, MEMORY, 0)], "0 pages of the guest, 524288 others, 1024 pages not reachable; the first other"),
+        ([*REACH, Window(4 << 20, PAGE, 0x1000)], "1024 pages of the guest, 1 others, 0 pages not reachable"),
+        ([REACH[0], Window(2 << 20, 2 << 20, 0x60000 * PAGE + PAGE)], "512 pages of the guest, 512 others"),
+        ([REACH[0], Window(3 << 20, 2 << 20, 0x60000 * PAGE)], "512 pages of the guest, 512 others"),
+        (REACH[:1], "512 pages of the guest, 0 others, 512 pages not reachable"),
+    ],
+    ids=["everything", "one page more", "shifted in memory", "shifted in address", "half of it"],
+)
+def test_anything_else_fails(reach: list[Window], seen: str) -> None:
+    check = isolation.judge_attached(reach, GUEST, memory=MEMORY)
+    assert (check.verdict, check.level) == (Verdict.FAIL, Level.L1_KERNEL)
+    assert check.seen.startswith(seen)
+
+
+@pytest.mark.parametrize(("reach", "guest"), [([], GUEST), (REACH, {})])
+def test_without_both_sides_nothing_is_proved(reach: list[Window], guest: dict[int, int]) -> None:
+    assert isolation.judge_attached(reach, guest, memory=MEMORY).verdict is Verdict.ERROR
+
+
+def test_after_release_all_is_as_before() -> None:
+    before = [Window(0, MEMORY, 0)]
+    assert isolation.judge_released(before, [Window(0, MEMORY, 0)]).verdict is Verdict.PASS
+    for after in ([], REACH, [*before, *REACH]):
+        check = isolation.judge_released(before, after)
+        assert (check.verdict, check.level) == (Verdict.FAIL, Level.L1_KERNEL), after
+
+
+def test_the_device_models_answer() -> None:
+    answer = [{"iova": 4096, "size": 8192, "writable": False, "memory": [1, 2], "offset": 12288}]
+    assert isolation.windows(answer) == [Window(4096, 8192, 12288, False)]
+    with pytest.raises(LabError, match="not a number"):
+        isolation.windows([{"iova": "0x1000", "size": 1, "writable": True}])

@@ -1,0 +1,214 @@
+"""lab.scenarios.faults: what is declared is held against what is seen, in bounded time."""
+
+from __future__ import annotations
+
+import contextlib
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab.actions.unplug import Unplugged
+from lab.config.catalog import CONFIGS
+from lab.config.scenario import Fault
+from lab.config.strict import validate
+from lab.errors import DeadlineExceeded, LabError, ProductFailure
+from lab.evidence.record import Record
+from lab.host.endpoints import NetEnd
+from lab.host.fake import FakeHost
+from lab.host.vdpa import VdpaDevice
+from lab.model import DeviceClass, Level, QemuDevice, Verdict
+from lab.scenarios import faults as module
+from lab.scenarios.exercise import Findings
+from lab.topology.devices import NetPath
+
+NIC = QemuDevice({"driver": "virtio-net-pci", "id": "dut"}, {"type": "vhost-vdpa", "id": "dut-back"})
+MAIN = VdpaDevice("v1a", "pci/0000:01:00.0", DeviceClass.NET, 0x8086, 2, 1024)
+STALL = {"kind": "fault", "name": "queue-stall", "parameters": {"queue": 0}, "traffic": "stops", "afterwards": "flows"}
+
+
+STACKS = """[<0>] do_sys_poll+0x1/0x2
+
+[<0>] msleep+0x2d/0x40
+[<0>] ifcvf_reset+0x1/0x60 [ifcvf]
+[<0>] vhost_vdpa_reset+0x3a/0x50 [vhost_vdpa]
+
+"""
+
+
+class World:
+    """A device model, a guest and a path. ``flows`` are the answers of ping in order, ``struck`` what it counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.did: list[str] = []
+        self.flows: list[bool] = []
+        self.struck = 1
+        self.hangs = False
+        self.dead = False
+        self.end_expected = False
+        self.answers: list[dict[str, Any]] = []
+        record = Record(folder / "run")
+        self.host = FakeHost({"*ping *": self._ping, "sh *": STACKS}, folder / "l1", "l1")
+        path = NetPath(NetEnd(self.host, "eth1", "10.0.0.2"), NetEnd(self.host, "eth2", "10.0.0.1", "n1"))
+        machine = SimpleNamespace(unplug=self._unplug, finish_unplug=self._finish)
+        self.lab: Any = SimpleNamespace(
+            device_model=self,
+            host=self.host,
+            record=record,
+            slowness={"l1": 1.0, "l2": 1.0},
+            guests={"l2": SimpleNamespace(machine=machine, process=SimpleNamespace(pid=4711))},
+            plan=SimpleNamespace(function_of=lambda _name: "vf1"),
+            expendable=False,
+        )
+        self.exercise: Any = SimpleNamespace(
+            lab=self.lab,
+            devices=SimpleNamespace(main=MAIN),
+            given=NIC,
+            path=path,
+            found=Findings(),
+            prove=lambda _device, label: self.did.append(f"prove {label}"),
+            background=lambda _seconds: SimpleNamespace(stop=lambda: self.did.append("stop")),
+            wait_flowing=lambda _device: self.did.append("flowing"),
+            replug=lambda _given: self.did.append("plug"),
+        )
+
+    def ask(self, op: str, **fields: Any) -> Any:
+        if op == "events":
+            return [{"what": "connected"}, *self.answers]
+        if op == "faults":
+            return {"on": {}, "struck": {"queue-stall": self.struck, "fewer-vectors": self.struck, "dma-outside": 1}}
+        more = {key: value for key, value in fields.items() if key not in ("vf", "name", "on")}
+        self.did.append(f"{fields['name']} {'on' if fields['on'] else 'off'} {more or ''}".strip())
+        if fields["name"] == "death":
+            self.dead = True
+            raise LabError("no answer")
+        return {}
+
+    def poll(self) -> int | None:
+        return -9 if self.dead else None
+
+    def _ping(self, *_arguments: Any) -> Any:
+        return "" if self.flows.pop(0) else (1, "100% packet loss")
+
+    def _unplug(self, *_arguments: Any) -> float:
+        self.did.append("unplug")
+        if self.hangs:
+            raise ProductFailure("not released", level=Level.L2_KERNEL, machine="l2")
+        return 0.5
+
+    def _finish(self, *_arguments: Any) -> float:
+        self.did.append("unplug ends")
+        return 1.0
+
+    def run(self, action: dict[str, Any]) -> dict[str, Verdict]:
+        module.run(self.exercise, validate(Fault, action, "action"))
+        return {check.name: check.verdict for check in self.exercise.found.checks}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World(tmp_path)
+
+    def unplugged(*_arguments: Any) -> Unplugged:
+        world.did.append("unplug")
+        return Unplugged(0.5)
+
+    monkeypatch.setattr("lab.actions.unplug.run", unplugged)
+    with contextlib.closing(world.lab.record):
+        yield world
+
+
+def test_a_fault_that_passes(world: World) -> None:
+    world.flows = [False, True]
+    assert set(world.run(STALL).values()) == {Verdict.PASS}
+    assert world.did == [
+        "prove before", "flowing", "queue-stall on {'queue': 0}", "stop", "queue-stall off", "prove after",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flows", "struck", "failed"),
+    [
+        ([True, True], 1, "traffic meanwhile"),
+        ([False, False], 1, "traffic afterwards"),
+        ([False, True], 0, "fault queue-stall struck"),
+    ],
+)
+def test_what_is_not_as_declared_fails(world: World, flows: list[bool], struck: int, failed: str) -> None:
+    world.flows, world.struck = flows, struck
+    verdicts = world.run(STALL)
+    assert [name for name, verdict in verdicts.items() if verdict is not Verdict.PASS] == [failed]
+
+
+def test_what_hangs_ends_when_the_fault_does(world: World) -> None:
+    world.flows, world.hangs = [False], True
+    verdicts = world.run({**STALL, "release": "done", "afterwards": "replug"})
+    assert (verdicts["release meanwhile"], verdicts["release afterwards"]) == (Verdict.FAIL, Verdict.PASS)
+    [check] = [check for check in world.exercise.found.checks if check.name == "release meanwhile"]
+    assert (check.seen, check.level) == ("hangs in msleep < ifcvf_reset < vhost_vdpa_reset", Level.L1_KERNEL)
+    assert world.did[3:] == ["unplug", "stop", "queue-stall off", "unplug ends", "plug", "prove after"]
+
+
+def test_a_release_in_time(world: World) -> None:
+    world.flows = [False]
+    assert set(world.run({**STALL, "release": "done", "afterwards": "replug"}).values()) == {Verdict.PASS}
+    assert world.did[3:] == ["unplug", "stop", "queue-stall off", "plug", "prove after"]
+
+
+def test_who_hangs_somewhere_else(world: World) -> None:
+    world.flows, world.hangs = [False], True
+    world.host.answers["sh *"] = "[<0>] futex_wait+0x1/0x2\n"
+    world.run({**STALL, "release": "done", "afterwards": "replug"})
+    assert "hangs in no call into vDPA" in [check.seen for check in world.exercise.found.checks]
+
+
+def test_what_never_ends_afterwards(world: World) -> None:
+    def hang(*_arguments: Any) -> float:
+        raise DeadlineExceeded("l2: the end of dut", 20)
+
+    world.flows, world.hangs = [False], True
+    world.lab.guests["l2"].machine.finish_unplug = hang
+    assert world.run({**STALL, "release": "done", "afterwards": "replug"})["release afterwards"] is Verdict.FAIL
+
+
+def test_a_fault_before_the_guest_has_the_device(world: World) -> None:
+    world.flows = [False, False]
+    assert set(world.run({**STALL, "when": "attach", "afterwards": "replug"}).values()) == {Verdict.PASS}
+    assert world.did == [
+        "prove before", "unplug", "queue-stall on {'queue': 0}", "plug", "queue-stall off", "unplug", "plug",
+        "prove after",
+    ]  # fmt: skip
+
+
+def test_a_fault_from_the_first_moment_is_not_switched_on_again(world: World) -> None:
+    world.flows = [True, True]
+    action = {"kind": "fault", "name": "fewer-vectors", "when": "start", "traffic": "flows", "afterwards": "flows"}
+    assert set(world.run(action).values()) == {Verdict.PASS}
+    assert "fewer-vectors on" not in world.did
+
+
+def test_a_dead_device_model_is_expected_and_its_host_expendable(world: World) -> None:
+    world.flows, world.hangs = [False], True
+    action = {"kind": "fault", "name": "death", "traffic": "stops", "release": "done", "afterwards": "lost"}
+    assert world.run(action) == {"traffic meanwhile": Verdict.PASS, "release meanwhile": Verdict.FAIL}
+    assert (world.end_expected, world.lab.expendable, "prove after" in world.did) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict"),
+    [([True], Verdict.PASS), ([False], Verdict.FAIL), ([True, False], Verdict.FAIL), ([], Verdict.FAIL)],
+)
+def test_dma_outside_has_to_be_refused(world: World, answers: list[bool], verdict: Verdict) -> None:
+    world.flows = [True, True]
+    world.answers = [{"what": "DMA by the device at 0x60000000", "refused": refused} for refused in answers]
+    action = {"kind": "fault", "name": "dma-outside", "traffic": "flows", "afterwards": "flows"}
+    assert world.run(action)["DMA outside the map"] is verdict
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "scenarios").glob("*-fault-*.toml")), ids=lambda path: path.stem)
+def test_what_is_lost_is_what_no_switch_brings_back(path: Path) -> None:
+    action = validate(Fault, tomllib.loads(path.read_text())["action"], path.name)
+    assert (action.afterwards == "lost") == (action.name in ("disconnect", "death"))
