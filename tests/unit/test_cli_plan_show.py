@@ -64,7 +64,7 @@ def test_plan_touches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_plans_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     smoke = plans(capsys, "smoke")
-    assert len(smoke) == 11
+    assert len(smoke) == 10
     [migrate] = plans(capsys, MIGRATE)
     assert list(migrate["machines"]) == ["l1", "l2", "l2dst"]
     assert migrate["config"]["action"]["kind"] == "migrate"
