@@ -244,9 +244,11 @@ class NetDevice:
         """Use the first of the waiting buffers. Returns False when the packet needs more than there are."""
         length = len(packet)
         chain = queue.pop()
-        room = chain.writable[0] if chain.writable else b""
+        if not chain.writable:
+            raise RingError("a receive buffer without room")
+        room = chain.writable[0]
         if len(room) >= length:
-            room[:length] = packet  # type: ignore[index]
+            room[:length] = packet
             queue.push(chain.head, length)
         else:
             chains = self._room(queue, chain, length, waiting)
@@ -365,16 +367,19 @@ def _vlan(packet: bytes) -> int:
 
 def _scatter(queue: Queue, chains: list[Chain], packet: bytes) -> None:
     """Write a packet over several descriptors or buffers, each filled before the next."""
-    if len(chains) > 1:
+    if len(chains) > 1 and len(chains[0].writable[0]) < HEADER_SIZE:
         packet = packet[: HEADER_SIZE - 2] + len(chains).to_bytes(2, "little") + packet[HEADER_SIZE:]
+    source = memoryview(packet)  # slices of it are no copies
     at = 0
     for chain in chains:
         begin = at
         for window in chain.writable:
-            part = packet[at : at + len(window)]
+            part = source[at : at + len(window)]
             window[: len(part)] = part
             at += len(part)
         queue.push(chain.head, at - begin)
+    if len(chains) > 1 and len(chains[0].writable[0]) >= HEADER_SIZE:
+        chains[0].writable[0][HEADER_SIZE - 2 : HEADER_SIZE] = len(chains).to_bytes(2, "little")
 
 
 _COMMANDS: dict[tuple[int, int], Callable[[NetDevice, bytes], bool]] = {

@@ -34,9 +34,10 @@ def pair(tmp_path: Path) -> Iterator[Bench]:
     st.lists(st.tuples(st.integers(46, 9000), st.integers(1, 3)), min_size=1, max_size=10),
     st.booleans(),
     st.sampled_from([300, 1526, 4096]),
+    st.sampled_from([0, 7, 12]),
 )
 def test_frames_arrive_as_they_were_sent(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int]], scattered: bool, room: int
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int]], scattered: bool, room: int, split: int
 ) -> None:
     with bench(tmp_path_factory.mktemp("net"), VF0, VF1) as made:
         one = made.driver("vf0", scattered=not scattered, size=1 << 20)
@@ -47,7 +48,9 @@ def test_frames_arrive_as_they_were_sent(
             step = -(-len(data) // pieces)
             one.queues[1].add([NO_HEADER, *(data[at : at + step] for at in range(0, len(data), step))])
             frames.append(data)
-        fill(other, 200, room)
+        for _ in range(100):
+            other.queues[0].add(writable=[split, room] if split else [room])
+        other.kick(other.queues[0])
         one.kick(one.queues[1])
         assert [data[HEADER_SIZE:] for data in received(other)] == frames
         counters = made.vfs["vf1"].counters()
@@ -65,6 +68,16 @@ def test_without_merged_buffers_one_buffer_has_the_whole_frame(pair: Bench) -> N
     send(one, frame(MACS["vf1"], MACS["vf0"], b"z" * 100))
     assert [len(data) for data in received(other)] == [1512, 126]
     assert pair.vfs["vf1"].counters()["rx_dropped"] == 1
+
+
+def test_a_receive_buffer_without_room_breaks_the_queue_and_not_the_senders(pair: Bench) -> None:
+    one, other = pair.driver("vf0"), pair.driver("vf1")
+    other.queues[0].add([b"for reading"])
+    other.kick(other.queues[0])
+    send(one, frame(MACS["vf1"], MACS["vf0"], b"x" * 50))
+    assert other.status & 0x40
+    assert not one.status & 0x40
+    assert pair.vfs["vf1"].state()["queues"][0]["error"] == "a receive buffer without room"
 
 
 def test_frames_wait_for_buffers_and_then_come_in_order(pair: Bench) -> None:
