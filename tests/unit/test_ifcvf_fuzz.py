@@ -67,6 +67,12 @@ def test_descriptors_that_are_left_are_found(tmp_path: Path, monkeypatch: pytest
         run(tmp_path)
 
 
+def test_a_server_that_takes_long_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ifcvf_fuzz, "STEP_S", -1)
+    with pytest.raises(Violation, match="was busy for"):
+        run(tmp_path)
+
+
 def test_a_failure_says_how_to_see_it_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
