@@ -100,7 +100,7 @@ def kernel_recipe(store: Store, request: KernelRequest, *, update: bool = False,
     layer = _overlay(request)
     fragments = {path.stem: kconfig.read_fragments([path]) for path in _fragments(request, layer)}
     series = patches.read_patches(request.patches)
-    source = _source(store, request, apt or Apt(), update=update)
+    source = kernel_source(store, request, apt or Apt(), update=update)
     inputs = {
         "source": source.identity,
         **{f"options {name}": _digest(kconfig.all_config(options)) for name, options in fragments.items()},
@@ -159,7 +159,10 @@ def _name(request: KernelRequest) -> str:
     return f"kernel-{request.variant}" + (f"-{source}" if source else "")
 
 
-def _source(store: Store, request: KernelRequest, apt: Apt, *, update: bool) -> KernelSource:
+def kernel_source(store: Store, request: KernelRequest, apt: Apt, *, update: bool = False) -> KernelSource:
+    """The source that a request names, without virtbus and patches. Raises InputError, also for a finished kernel."""
+    if request.image:
+        raise InputError(["--kernel-image is finished: it has no source"])
     if request.tree:
         return local_source(request.tree.resolve(), request.ref)
     config = _config_of_version(request.version) if request.version else load_config(request.variant)

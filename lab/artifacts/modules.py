@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from lab.artifacts.digest import tree_digest
 from lab.artifacts.kernel import Kernel
 from lab.artifacts.store import Artifact, Progress, Recipe, Store
 from lab.errors import BuildError, InputError
+
+# What a build leaves beside its sources: never copied.
+BUILT = ("*.o", "*.ko", "*.mod*", ".*")
 
 
 def check(folder: Path, *, finished: bool) -> None:
@@ -35,16 +39,30 @@ def build_modules(store: Store, kernel: Kernel, folder: Path) -> Artifact:
 
     def build(into: Path, progress: Progress) -> None:
         progress.step(f"compiling the modules in {folder.name}")
-        headers = progress.scratch / "linux"
-        headers.mkdir()
-        progress.run(["tar", "-xf", str(devel), "-C", str(headers)], what="unpacking what modules need")
         source = progress.scratch / "source"
-        shutil.copytree(folder, source, ignore=shutil.ignore_patterns("*.o", "*.ko", "*.mod*", ".*"))
-        kernelbuild.make(headers, [f"M={source}", "modules"], progress, what=f"compiling {folder.name}")
-        modules = sorted(source.rglob("*.ko"))
-        if not modules:
+        shutil.copytree(folder, source, ignore=shutil.ignore_patterns(*BUILT))
+        compile_modules(devel, source, into, progress)
+        if not any(into.iterdir()):
             raise BuildError(f"{folder.name} has no module that this kernel's configuration selects")
-        for module in modules:
-            kernelbuild.strip_debug(module, into / module.name, progress)
 
     return store.get(Recipe(f"modules-{folder.resolve().name}", inputs, build))
+
+
+def headers_of(kernel: Kernel) -> Path:
+    """The archive of what modules for a kernel are compiled against. Raises InputError for a finished kernel."""
+    devel = kernel.artifact.path / "devel.tar.zst"
+    if not devel.is_file():
+        raise InputError([f"{kernel.release} is a finished kernel: modules for it cannot be built here"])
+    return devel
+
+
+def compile_modules(devel: Path, source: Path, into: Path, progress: Progress) -> None:
+    """Compile the modules in ``source``, which may be written to, and put them into ``into``."""
+    headers = progress.scratch / "linux"
+    if not headers.exists():
+        headers.mkdir()
+        progress.run(["tar", "-xf", str(devel), "-C", str(headers)], what="unpacking what modules need")
+    jobs = len(os.sched_getaffinity(0))
+    kernelbuild.make(headers, [f"-j{jobs}", f"M={source}", "modules"], progress, what=f"compiling {source.name}")
+    for module in sorted(source.rglob("*.ko")):
+        kernelbuild.strip_debug(module, into / module.name, progress)

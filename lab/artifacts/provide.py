@@ -51,7 +51,7 @@ def _dotted(qemu: Qemu) -> str:
 
 def problems(options: ArtifactOptions) -> list[str]:
     """Everything about the options that can be seen to be wrong before anything is built. Only reads."""
-    found = kernel_problems(_kernel_request(options))
+    found = kernel_problems(kernel_request(options))
     if l0 := options.qemu_l0:
         found += problems_of(lambda: given(l0, NEEDED), "--qemu-l0: ")
     if l1 := options.qemu_l1:
@@ -63,7 +63,7 @@ def provide(store: Store, options: ArtifactOptions) -> Artifacts:
     """Check or build everything. Raises InputError for options that cannot be, BuildError for what cannot be built."""
     host = host_image(store, update=options.update)
     return Artifacts(
-        kernel=kernel(store, _kernel_request(options), update=options.update),
+        kernel=kernel(store, kernel_request(options), update=options.update),
         host_image=host,
         guest_image=guest_image(store, host),
         qemu_l0=qemu_l0(host, path=options.qemu_l0),
@@ -71,7 +71,8 @@ def provide(store: Store, options: ArtifactOptions) -> Artifacts:
     )
 
 
-def _kernel_request(options: ArtifactOptions) -> KernelRequest:
+def kernel_request(options: ArtifactOptions) -> KernelRequest:
+    """The kernel that the options of a run ask for."""
     return KernelRequest(
         variant=options.kernel,
         tree=options.kernel_tree,

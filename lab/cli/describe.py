@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lab.config.scenario import Iperf3, Scenario
+from lab.config.scenario import Iperf3, Scenario, VdpaScenario, VirtbusScenario
 from lab.config.strict import Strict
 
 if TYPE_CHECKING:
     from lab.checks.datapath import Rule
 
 Rows = list[tuple[str, str]]
+
+_CONFORMANCE = [
+    "every test module ran its whole KTAP plan",
+    "each module that is loaded is the one that was built: their build ids are the same",
+]
 
 
 def settings(config: Strict, *, without: Iterable[str] = ()) -> str:
@@ -21,7 +26,11 @@ def settings(config: Strict, *, without: Iterable[str] = ()) -> str:
 
 
 def proof(scenario: Scenario) -> list[str]:
-    """What has to be seen for the data path to count as proved, one sentence each."""
+    """What has to be seen for what is under test to count as exercised, one sentence each."""
+    if isinstance(scenario, VirtbusScenario) and scenario.mutant:
+        return [f"{' or '.join(scenario.only) or 'some check'} fails: it catches the mutant"]
+    if isinstance(scenario, VirtbusScenario):
+        return _CONFORMANCE
     from lab.checks.datapath import TABLE
 
     key = (scenario.device_class, scenario.device.provider, scenario.attach.mode)
@@ -30,6 +39,19 @@ def proof(scenario: Scenario) -> list[str]:
 
 def what_happens(scenario: Scenario) -> Rows:
     """What is tested, part by part; each stream or job of a workload has a row of its own."""
+    rows = _of_virtbus(scenario) if isinstance(scenario, VirtbusScenario) else _of_vdpa(scenario)
+    return rows + [("expected", f"{bad.level}: {bad.pattern}") for bad in scenario.expect]
+
+
+def _of_virtbus(scenario: VirtbusScenario) -> Rows:
+    from lab.config.requirement import select
+
+    rows = [("topics", ", ".join(scenario.topics)), ("adapters", ", ".join(scenario.adapters))]
+    rows += [("mutant", scenario.mutant)] if scenario.mutant else []
+    return rows + [("check", f"{probe.name}: {requirement.title}") for requirement, probe in select(scenario)]
+
+
+def _of_vdpa(scenario: VdpaScenario) -> Rows:
     workload = scenario.workload
     steps = workload.streams if isinstance(workload, Iperf3) else workload.jobs
     rows = [
@@ -41,7 +63,7 @@ def what_happens(scenario: Scenario) -> Rows:
     ]
     if scenario.action:
         rows.append(("action", f"{scenario.action.kind}: {settings(scenario.action, without=['kind'])}"))
-    return rows + [("expected", f"{bad.level}: {bad.pattern}") for bad in scenario.expect]
+    return rows
 
 
 def table(rows: Rows) -> str:

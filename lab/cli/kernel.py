@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 
 from lab.cli.attached import run_option, the_run
 from lab.errors import InputError, LabError
+from lab.proc import run
 
 if TYPE_CHECKING:
     from lab.artifacts.kernel import KernelRequest
@@ -160,3 +162,45 @@ def config(full: bool, **words: Any) -> None:
         return
     for option in wanted_options(request):
         click.echo(f"{option!s:50} {option.fragment}")
+
+
+@command.command("export-series")
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.option("--version", metavar="X.Y", help="For which Linux; without it for the newest that is known.")
+@click.option("--author", metavar="'NAME <ADDRESS>'", help="Without it, whom git knows here.")
+@click.option("--signoff", is_flag=True, help="Sign each mail off as the author.")
+def export_series(folder: Path, version: str | None, author: str | None, signoff: bool) -> None:
+    """Write the lab's virtbus as mails into DIR, for git am.
+
+    DIR must be empty or not be there. Prints the files.
+
+    \b
+    Example:
+      vdpalab kernel export-series /tmp/virtbus --version 6.12 --signoff && git am /tmp/virtbus/*.patch
+    """
+    from datetime import UTC, datetime
+
+    from lab.artifacts import series
+    from lab.artifacts.kernel import IMAGES
+    from lab.artifacts.virtbus import overlay
+
+    layer = overlay(IMAGES / "virtbus", None)
+    wanted = _version(version) if version else max(layer.since)
+    sender = series.Sender(author or _git_author(), datetime.now(UTC), signoff)
+    mails = series.export(layer, series.series_words(IMAGES / "virtbus" / "series.toml"), wanted, sender)
+    for path in series.write(mails, folder):
+        click.echo(path)
+
+
+def _version(text: str) -> tuple[int, int]:
+    if not (match := re.fullmatch(r"(\d+)\.(\d+)(?:\.\d+)?", text)):
+        raise InputError([f"--version {text}: a version of Linux is like 6.12"])
+    return int(match[1]), int(match[2])
+
+
+def _git_author() -> str:
+    """Name and address of git's configuration here. Raises InputError when there are none."""
+    found = [run(["git", "config", f"user.{key}"], check=False).text.strip() for key in ("name", "email")]
+    if not all(found):
+        raise InputError(["git knows neither name nor address here"], hint="give --author 'NAME <ADDRESS>'")
+    return f"{found[0]} <{found[1]}>"

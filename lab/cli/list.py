@@ -12,7 +12,9 @@ from lab.errors import InputError
 
 
 @click.command("list")
-@click.argument("kinds", nargs=-1, type=click.Choice(["scenarios", "suites", "sites", "kernels", "findings", "jobs"]))
+@click.argument(
+    "kinds", nargs=-1, type=click.Choice(["scenarios", "suites", "mutants", "sites", "kernels", "findings", "jobs"])
+)
 @click.option("--tag", "tags", multiple=True, help="Only scenarios with one of these tags")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document")
 def command(kinds: tuple[str, ...], tags: tuple[str, ...], as_json: bool) -> int:
@@ -95,9 +97,23 @@ def _config_rows(kind: str) -> Callable[[], Iterator[dict[str, Any]]]:
     return rows
 
 
+def mutant_rows() -> Iterator[dict[str, Any]]:
+    """Each mutant of the virtbus with what is wrong with it, its check and the kernel that it needs."""
+    from lab.config.mutant import PREFIX, load_mutant, mutants
+
+    for name in mutants():
+        try:
+            mutant = load_mutant(name.removeprefix(PREFIX))
+        except InputError as error:
+            yield {"name": name, "summary": f"broken: {error.problems[0]}", "tags": []}
+        else:
+            yield {"name": name, "summary": mutant.what, "tags": [mutant.check, mutant.kernel, mutant.expect]}
+
+
 _ROWS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "scenarios": scenario_rows,
     "suites": suite_rows,
+    "mutants": mutant_rows,
     "sites": _config_rows("sites"),
     "kernels": _config_rows("kernels"),
     "findings": _config_rows("findings"),

@@ -26,10 +26,12 @@ _DECIDING = (
     "kernel_modules",
     "patches",
     "virtbus",
+    "virtbus_adapter",
     "qemu_l0",
     "qemu_l1",
     "tags",
     "cold",
+    "full",
 )
 
 
@@ -48,7 +50,7 @@ def command(names: tuple[str, ...], as_json: bool, tags: tuple[str, ...], **opti
     """
     from lab.cli.describe import table
 
-    plans = select(names, tags, request_template(update=False, **options))
+    plans = select(names, tags, request_template(names, update=False, **options))
     if as_json:
         click.echo(json.dumps({"schema": 1, "plans": [plan.to_json() for plan in plans]}, indent=1))
     else:
@@ -73,9 +75,9 @@ def _rows(plan: Plan) -> Rows:
         *(("artifacts", f"patch={patch}") for patch in request.artifacts.patches),
         *what_happens(plan.scenario),
         *(("proof", line) for line in proof(plan.scenario)),
-        ("vDPA devices", _pairs(data["vdpa"])),
+        *(("vDPA devices", _pairs(names)) for names in [data.get("vdpa")] if names),
         ("MACs", _pairs(plan.macs)),
-        ("addresses", _pairs(plan.addresses)),
+        *(("addresses", _pairs(names)) for names in [data.get("addresses")] if names),
         ("needs", f"{plan.ram_mb} MiB of RAM, {plan.cores} cores, about {plan.estimate_s:.0f} s"),
     ]
     return rows + [("lacks", f"{what}: it would be skipped") for what in plan.lacks]

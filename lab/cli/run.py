@@ -33,8 +33,9 @@ class _RunCommand(click.Command):
 
 def _complete_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from lab.config.catalog import names
+    from lab.config.mutant import mutants
 
-    known = [*names("suites"), *names("scenarios")]
+    known = [*names("suites"), *names("scenarios"), *mutants()]
     return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
@@ -77,6 +78,7 @@ _SERIES = _Series(path_type=Path, resolve_path=True)
 @click.option("--kernel-modules", type=_PATH, help="... and its modules: what has lib/modules")
 @click.option("--patch", "patches", type=_PATH, multiple=True, help="Apply a patch, mbox or quilt series to the kernel")
 @click.option("--virtbus", type=_SERIES, metavar="SERIES|none", help="In place of the lab's own virtbus")
+@click.option("--virtbus-adapter", type=_PATH, metavar="HEADER", help="Check the bus that this adapter-NAME.h is for")
 @click.option("--qemu-l0", type=_PATH, help="QEMU for L1, on this machine")
 @click.option("--qemu-l1", type=_PATH, help="QEMU for L2, inside L1")
 @click.option("--tag", "tags", multiple=True, help="Only scenarios with one of these tags; alone: of all scenarios")
@@ -84,6 +86,7 @@ _SERIES = _Series(path_type=Path, resolve_path=True)
 @click.option("--repeat", type=click.IntRange(1, _MANY), help="Run each so many times")
 @click.option("--until-fail", is_flag=True, help="Start nothing more after a FAIL or ERROR; alone: repeat until then")
 @click.option("--pcap", is_flag=True, help="Record whole packets, not only their heads")
+@click.option("--full", is_flag=True, help="Mutants: run every check, not only the one that must catch it")
 @click.option("--update", is_flag=True, help="Look for newer packages before building")
 def command(names: tuple[str, ...], jobs: int | None, as_json: bool, tags: tuple[str, ...], **options: Any) -> int:
     """Run scenarios, scenario files or suites, and judge them with proof.
@@ -102,13 +105,24 @@ def command(names: tuple[str, ...], jobs: int | None, as_json: bool, tags: tuple
     repeat, until_fail = options.pop("repeat"), options.pop("until_fail")
     return run_scenarios(
         names,
-        request_template(**options),
+        request_template(names, **options),
         tags=tags,
         jobs=jobs,
         as_json=as_json,
         repeat=repeat or (_MANY if until_fail else 1),
         until_fail=until_fail,
     )
+
+
+def _full(names: Sequence[str]) -> tuple[str, ...]:
+    """What makes a mutant run every check. Raises InputError when something else is to be run."""
+    from lab.config.catalog import expand
+    from lab.config.mutant import EVERY_CHECK, PREFIX
+
+    others = [name for name in expand(names) if not name.startswith(PREFIX)]
+    if others or not names:
+        raise InputError([f"--full is for mutants, and {name} is none" for name in others] or ["--full needs mutants"])
+    return EVERY_CHECK
 
 
 def run_scenarios(
@@ -196,8 +210,10 @@ def exit_code(results: Sequence[RunResult], interrupted: bool) -> ExitStatus:
     return ExitStatus.INTERRUPTED if interrupted else status_of(result.verdict for result in results)
 
 
-def request_template(**options: Any) -> RunRequest:
-    """The request that the options of this verb make, but for the scenario."""
+def request_template(names: Sequence[str] = (), **options: Any) -> RunRequest:
+    """The request that the options of this verb make, but for the scenario. Raises InputError."""
+    if options.pop("full", False):
+        options["overrides"] = (*options["overrides"], *_full(names))
     artifacts = {field: options.pop(field) for field in ArtifactOptions.model_fields}
     keep = options.pop("keep", None) or "never"
     return RunRequest(scenario="", artifacts=ArtifactOptions(**artifacts), keep=keep, **options)
@@ -243,10 +259,22 @@ def _print(job_dir: Path, results: Sequence[RunResult]) -> None:
     from lab.report.result import RESULTS
 
     print_table(results)
+    _print_virtbus(results)
     for result in results:
         if result.verdict in (Verdict.FAIL, Verdict.ERROR):
             click.echo(f"\n{result.scenario}: {result.verdict}\n{_next_steps(result)}")
     click.echo(f"\nresults  {job_dir / RESULTS}\nreport   {job_dir / 'report.html'}")
+
+
+def _print_virtbus(results: Sequence[RunResult]) -> None:
+    """What the virtbus suite found, by requirement and by mutant."""
+    from lab.report import requirements
+    from lab.report.table import plain
+
+    if rows := requirements.requirement_rows(results):
+        click.echo(f"\n{plain(requirements.REQUIREMENT_COLUMNS, rows)}")
+    if rows := requirements.mutant_rows(results):
+        click.echo(f"\n{plain(requirements.MUTANT_COLUMNS, rows)}")
 
 
 def print_table(results: Sequence[RunResult]) -> None:

@@ -36,8 +36,9 @@ class Shown:
 
 def _complete_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from lab.config.catalog import names
+    from lab.config.mutant import mutants
 
-    known = [_KEYS, *(name for folder in _FOLDERS.values() for name in names(folder))]
+    known = [_KEYS, *(name for folder in _FOLDERS.values() for name in names(folder)), *mutants()]
     return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
@@ -69,14 +70,17 @@ def command(name: str, as_json: bool) -> None:
 def explain(name: str) -> Shown:
     """Find what is called so, or the scenario in a file of this name. Raises InputError."""
     from lab.config.catalog import CONFIGS, names
+    from lab.config.mutant import MUTANTS, PREFIX, mutants
 
     if name.endswith(".toml"):
         return _scenario(name, Path(name))
+    if name in mutants():
+        return _scenario(name, MUTANTS / f"{name.removeprefix(PREFIX)}.patch")
     known = {kind: names(folder) for kind, folder in _FOLDERS.items()}
     for kind, have in known.items():
         if name in have:
             return _EXPLAINERS[kind](name, CONFIGS / _FOLDERS[kind] / f"{name}.toml")
-    every = [word for have in known.values() for word in have]
+    every = [word for have in [*known.values(), mutants()] for word in have]
     close = [word for word in every if word.startswith(name)] or difflib.get_close_matches(name, every)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
     raise InputError([f"nothing is called {name!r}{hint}"], hint="vdpalab list scenarios suites sites kernels findings")
@@ -85,17 +89,19 @@ def explain(name: str) -> Shown:
 def _scenario(word: str, path: Path) -> Shown:
     from lab.config.catalog import load_scenario
     from lab.config.request import RunRequest
+    from lab.config.scenario import VirtbusScenario
     from lab.topology.plan import contradictions, guests
 
     name, scenario = load_scenario(word)
-    machines, tags = ["l1", *guests(scenario)], sorted(scenario.all_tags)
+    build_only = isinstance(scenario, VirtbusScenario) and scenario.topics == ["build"]
+    machines, tags = [] if build_only else ["l1", *guests(scenario)], sorted(scenario.all_tags)
     suites = _suites_with(name)
     problems = contradictions(scenario, RunRequest(scenario=word))
     rows = [
         ("summary", scenario.summary),
         *what_happens(scenario),
         *(("proof", line) for line in proof(scenario)),
-        ("machines", ", ".join(machines)),
+        ("machines", ", ".join(machines) or "none"),
         ("tags", ", ".join(tags) or "none"),
         ("suites", ", ".join(suites) or "none"),
         *(("impossible", problem) for problem in problems),

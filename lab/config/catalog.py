@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.config.scenario import Scenario
+from lab.config import mutant
+from lab.config.scenario import Scenario, VdpaScenario, VirtbusScenario
 from lab.config.site import NestedSite, SiteFile, SshSite
 from lab.config.strict import Strict, read_toml, validate
 from lab.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
+_KINDS: Mapping[str, type[Scenario]] = {"vdpa": VdpaScenario, "virtbus": VirtbusScenario}
+
 
 class Suite(Strict):
-    """A set of scenarios. ``"*"`` stands for every scenario there is."""
+    """A set of scenarios. ``"*"`` stands for every scenario there is, ``"mutant-*"`` for every mutant."""
 
     summary: str
     scenarios: list[str]
@@ -29,13 +32,19 @@ def names(kind: str) -> list[str]:
 
 
 def load_scenario(name: str, overrides: Sequence[str] = ()) -> tuple[str, Scenario]:
-    """Read a scenario by name or by the path of its file; return its name too. Raises InputError."""
-    path = _path("scenarios", name)
-    data = read_toml(path)
+    """Read a scenario by name or by the path of its file; return its name too. Raises InputError.
+
+    ``mutant-NAME`` is the scenario that runs a mutant of the virtbus with the check that must catch it.
+    """
+    if name in mutant.mutants():
+        path, data = Path(name), mutant.scenario_data(name.removeprefix(mutant.PREFIX))
+    else:
+        path = _path("scenarios", name)
+        data = read_toml(path)
     problems = [f"--set {problem}" for item in overrides if (problem := _override(data, item))]
     where = f"{path}" if not overrides else f"{path} with --set {' '.join(overrides)}"
     try:
-        scenario = validate(Scenario, data, where)
+        scenario = _scenario(data, where)
     except InputError as error:
         raise InputError([*problems, *error.problems]) from error
     if problems:
@@ -43,11 +52,19 @@ def load_scenario(name: str, overrides: Sequence[str] = ()) -> tuple[str, Scenar
     return path.stem, scenario
 
 
+def _scenario(data: Mapping[str, Any], where: str) -> Scenario:
+    kind = data.get("kind", "vdpa")
+    if kind not in _KINDS:
+        raise InputError([f"{where}: kind: there is no {kind!r}, only {' and '.join(_KINDS)}"])
+    return validate(_KINDS[kind], data, where)
+
+
 def load_suite(name: str) -> Suite:
     """Read a suite; its scenarios are names that exist. Raises InputError."""
     suite = validate(Suite, read_toml(_path("suites", name)), f"suite {name}")
-    if suite.scenarios == ["*"]:
-        return suite.model_copy(update={"scenarios": names("scenarios")})
+    every = {"*": names("scenarios"), f"{mutant.PREFIX}*": mutant.mutants()}
+    if len(suite.scenarios) == 1 and suite.scenarios[0] in every:
+        return suite.model_copy(update={"scenarios": every[suite.scenarios[0]]})
     unknown = sorted(set(suite.scenarios) - set(names("scenarios")))
     if unknown:
         raise InputError([f"suite {name}: unknown scenario {word!r}{_close(word, 'scenarios')}" for word in unknown])
@@ -70,7 +87,9 @@ def expand(words: Sequence[str]) -> list[str]:
     for word in words:
         if word in names("suites"):
             found += load_suite(word).scenarios
-        elif word in names("scenarios") or (word.endswith(".toml") and Path(word).is_file()):
+        elif (
+            word in names("scenarios") or word in mutant.mutants() or (word.endswith(".toml") and Path(word).is_file())
+        ):
             found.append(word)
         else:
             problems.append(f"no scenario, suite or file {word!r}{_close(word, 'scenarios', 'suites')}")

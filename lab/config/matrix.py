@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from lab.config.catalog import CONFIGS
-from lab.config.scenario import Fault, FaultName, Iperf3, Scenario, VdpaSim
+from lab.config.scenario import Fault, FaultName, Iperf3, VdpaScenario, VdpaSim
 from lab.config.strict import Strict, read_toml, validate
 from lab.model import AttachMode, DeviceClass
 
@@ -85,13 +85,13 @@ def load_matrix() -> Matrix:
     return validate(Matrix, read_toml(MATRIX), str(MATRIX))
 
 
-def canonical_name(scenario: Scenario) -> str:
+def canonical_name(scenario: VdpaScenario) -> str:
     """``<class>-<provider>-<attach>-<exercise>`` as the content of a scenario says it."""
     parts = (scenario.device_class, scenario.device.provider, scenario.attach.mode, _exercise(scenario))
     return "-".join(parts)
 
 
-def _exercise(scenario: Scenario) -> str:
+def _exercise(scenario: VdpaScenario) -> str:
     if isinstance(scenario.action, Fault):
         return f"fault-{scenario.action.name}"
     if scenario.action:

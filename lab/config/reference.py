@@ -13,6 +13,7 @@ from lab.config.catalog import Suite
 from lab.config.finding import Finding
 from lab.config.kernel import KernelConfig
 from lab.config.matrix import Exclusion
+from lab.config.requirement import Requirement
 from lab.config.scenario import Scenario
 from lab.config.site import Site
 
@@ -29,6 +30,7 @@ _FILES: tuple[tuple[str, str, Any], ...] = (
     ("A site", "configs/sites/NAME.toml, or any file", Site),
     ("A kernel", "configs/kernels/NAME.toml", KernelConfig),
     ("A finding", "configs/findings/Fnnn.toml", Finding),
+    ("A requirement", "[[requirement]] in configs/virtbus.toml", Requirement),
     ("An exclusion", "[[exclude]] in configs/matrix.toml", Exclusion),
 )
 

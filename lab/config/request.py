@@ -22,6 +22,7 @@ class ArtifactOptions(Strict):
     kernel_modules: Path | None = None
     patches: tuple[Path, ...] = ()
     virtbus: Path | Literal["none"] | None = None
+    virtbus_adapter: Path | None = None
     qemu_l0: Path | None = None
     qemu_l1: Path | None = None
     update: bool = False

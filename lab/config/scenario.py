@@ -1,16 +1,21 @@
 """A scenario: what is tested. One TOML file in configs/scenarios, named like the scenario.
 
-The names follow the product that configs/matrix.toml spans: ``<class>-<provider>-<attach>-<exercise>``.
+There are two kinds. ``vdpa``, which a file need not name, carries data through a vDPA device; their names follow the
+product that configs/matrix.toml spans: ``<class>-<provider>-<attach>-<exercise>``. ``virtbus`` holds an implementation
+of the bus against its requirements (lab.config.requirement), and needs an L1 alone.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from lab.config.strict import Regex, Strict
 from lab.model import AttachMode, DeviceClass, Level
+
+Topic = Literal["api", "naming", "lifetime", "pm", "races", "errors", "build"]
+AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -189,18 +194,24 @@ class Inject(Strict):
     )
 
 
-class Scenario(Strict):
-    """What is tested, how it is exercised and what is expected."""
+class _Common(Strict):
+    """What every kind of scenario says."""
 
     summary: Annotated[str, Field(min_length=10, max_length=200)]
+    tags: list[str] = []
+    expect: list[Expected] = []
+
+
+class VdpaScenario(_Common):
+    """What is tested, how it is exercised and what is expected."""
+
+    kind: Literal["vdpa"] = "vdpa"
     device_class: Annotated[DeviceClass, Field(alias="class")]
     device: Device
     attach: Attach
     workload: Workload
     action: Action | None = None
     cold: bool = Field(False, description="boot L2 with the device on its command line instead of hot-plugging it")
-    tags: list[str] = []
-    expect: list[Expected] = []
     inject: Inject = Inject()
 
     @property
@@ -208,3 +219,27 @@ class Scenario(Strict):
         """Its own tags, and one for each thing that it is made of (``net``, ``vp_vdpa``, ``vhost_vdpa``, ``fio``…)."""
         parts = [self.device_class, self.device.provider, self.attach.mode, self.workload.kind]
         return frozenset([*parts, *([self.action.kind] if self.action else []), *self.tags])
+
+
+class VirtbusScenario(_Common):
+    """A part of the conformance suite: which requirements an implementation of the bus is held against."""
+
+    kind: Literal["virtbus"]
+    topics: Annotated[list[Topic], Field(min_length=1)] = Field(
+        list(get_args(Topic)), description="parts of lab.config.requirement"
+    )
+    adapters: Annotated[list[AdapterName], Field(min_length=1)] = Field(
+        ["virtbus"], description="the buses that are checked, by images/kernel/virtbus/tests/adapter-NAME.h, in order"
+    )
+    only: list[str] = Field([], description="checks to run alone: R08, or of it R08/test (the kernel's), R08/failslab")
+    mutant: str | None = Field(None, description="flaw to build into the bus: images/kernel/virtbus/mutants/NAME.patch")
+    kernel: str = Field("default", description="kernel variant, where the user asks for none")
+    memory_mb: Annotated[int, Field(ge=512, le=8192)] = Field(1024, description="RAM of L1")
+
+    @property
+    def all_tags(self) -> frozenset[str]:
+        """Its own tags, the kind, and what it is made of."""
+        return frozenset(["virtbus", *self.topics, *self.adapters, *(["mutant"] if self.mutant else []), *self.tags])
+
+
+Scenario = VdpaScenario | VirtbusScenario

@@ -12,7 +12,7 @@ from avocado.core.resolver import ReferenceResolution, ReferenceResolutionResult
 from avocado.core.settings import settings
 
 from lab.config.request import RunRequest
-from lab.config.scenario import Scenario
+from lab.config.scenario import VdpaScenario, VirtbusScenario
 from lab.config.strict import read_toml
 from lab.errors import InputError
 from lab.jobs.runner import KIND
@@ -79,9 +79,13 @@ def is_scenario_file(reference: str) -> bool:
     path = Path(reference)
     if path.suffix != ".toml" or not path.is_file():
         return False
-    required = {field.alias or name for name, field in Scenario.model_fields.items() if field.is_required()}
+    required = [
+        {field.alias or name for name, field in kind.model_fields.items() if field.is_required()}
+        for kind in (VdpaScenario, VirtbusScenario)
+    ]
     try:
-        return len(required & read_toml(path).keys()) >= _TELLING_KEYS
+        keys = read_toml(path).keys()
+        return any(len(telling & keys) >= _TELLING_KEYS for telling in required)
     except InputError:
         # Not TOML: only where scenarios live is it clear what it was meant to be.
         return path.parent.name == "scenarios"

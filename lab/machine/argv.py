@@ -100,6 +100,8 @@ class Host1:
     secrets: Mapping[str, str]
     sriov: Sriov | None = None
     blocks: tuple[BlockFunction, ...] = ()
+    # QEMU's teaching devices (docs/specs/edu.rst), each on a root port of its own: functions that no driver claims.
+    edus: int = 0
     functions: tuple[VfioUserFunction, ...] = ()
     spare_ports: int = SPARE_PORTS
     pcap_bytes: int = 64
@@ -136,6 +138,7 @@ def host_argv(spec: Host1, qemu: Sequence[str], qmp_fd: int) -> list[str]:
         *_secrets(spec.secrets),
         *(_sriov(spec.sriov, spec.pcap_bytes) if spec.sriov else []),
         *_flat(_block_function(block) for block in spec.blocks),
+        *_flat(_edu(number) for number in range(spec.edus)),
         *_flat(_port(spare_port(n), 0x40 + n) for n in range(spec.spare_ports)),
         *_flat(_device(function.device().device) for function in spec.functions),
     ]
@@ -277,6 +280,10 @@ def _block_function(block: BlockFunction) -> list[str]:
             | _virtio(block.access_platform)
         ),
     ]
+
+
+def _edu(number: int) -> list[str]:
+    return _port(f"rp-edu{number}", 0x50 + number) + _device({"driver": "edu", "bus": f"rp-edu{number}"})
 
 
 def _hotplug(device: QemuDevice) -> list[str]:

@@ -207,6 +207,21 @@ class Machine:
             log=self.process.stderr,
         )  # fmt: skip
 
+    def wait_end(self, deadline: Deadline) -> int:
+        """Wait until QEMU ends because its guest powers off or reboots; return its exit status.
+
+        Raises DeadlineExceeded; the machine is then as it was.
+        """
+        self._require(State.READY)
+        self.end_expected = True
+        try:
+            wait_until(lambda: self.process.poll() is not None, deadline, f"{self.name}: the end of QEMU")
+        except DeadlineExceeded:
+            self.end_expected = False
+            raise
+        self._enter(State.EXITED)
+        return self.process.poll() or 0
+
     def quit(self) -> None:
         """End QEMU: `quit` over QMP, then by force; needing force is recorded. Repeating it is fine."""
         if self._closed:

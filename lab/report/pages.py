@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import lab
 from lab.model import RunResult, Verdict
+from lab.report import requirements
 from lab.report.compare import worst_verdict
 from lab.report.events import Step
 from lab.report.repeat import repeat_command
@@ -46,6 +47,10 @@ def job_page(
         worst=worst_verdict(results) or "",
         counts=[(verdict, sum(r.verdict is verdict for r in results)) for verdict in Verdict],
         timeline=timeline(_run_bars(runs)) if len(runs) > 1 else "",
+        tables=[
+            ("Requirements", requirements.REQUIREMENT_COLUMNS, requirements.requirement_rows(results)),
+            ("Mutants", requirements.MUTANT_COLUMNS, requirements.mutant_rows(results)),
+        ],
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ def _artifact_words(options: ArtifactOptions) -> list[str]:
         ("--kernel-image", options.kernel_image),
         ("--kernel-modules", options.kernel_modules),
         ("--virtbus", options.virtbus),
+        ("--virtbus-adapter", options.virtbus_adapter),
         ("--qemu-l0", options.qemu_l0),
         ("--qemu-l1", options.qemu_l1),
     ):

@@ -57,7 +57,7 @@ class Exercise:
 
     def run(self) -> None:
         """Judge where the device sits, then exercise it."""
-        action = self.lab.plan.scenario.action
+        action = self.lab.plan.vdpa_scenario.action
         self._judge_topology()
         if isinstance(action, Migrate):
             Migration(self).run(action)
@@ -106,7 +106,7 @@ class Exercise:
     @property
     def growth(self) -> str:
         """The counter that grows with whatever traffic."""
-        return _GROWTH[self.lab.plan.scenario.device.provider]
+        return _GROWTH[self.lab.plan.vdpa_scenario.device.provider]
 
     def wait_flowing(self, device: VdpaDevice) -> None:
         """Wait until the device's own counter grows: an action under traffic that has not begun proves nothing.
@@ -134,7 +134,7 @@ class Exercise:
         assert isinstance(path, NetPath)
         guest = lab.guests["l2"]
         guest.machine.plug(given)
-        mac = lab.plan.macs["sim" if isinstance(lab.plan.scenario.device, VdpaSim) else "vf1"]
+        mac = lab.plan.macs["sim" if isinstance(lab.plan.vdpa_scenario.device, VdpaSim) else "vf1"]
         self.given, self.path = given, NetPath(bringup.address_in_guest(lab, guest, mac), path.client)
 
     @staticmethod
@@ -143,11 +143,11 @@ class Exercise:
         return str((given.netdev or given.device)["vhostdev"])
 
     def _key(self) -> datapath.Key:
-        scenario = self.lab.plan.scenario
+        scenario = self.lab.plan.vdpa_scenario
         return scenario.device_class, scenario.device.provider, scenario.attach.mode
 
     def _start(self, label: str) -> Job:
-        workload, path, folder = self.lab.plan.scenario.workload, self.path, self.lab.record.path
+        workload, path, folder = self.lab.plan.vdpa_scenario.workload, self.path, self.lab.record.path
         if isinstance(workload, Iperf3) and isinstance(path, NetPath):
             return iperf3.start(workload, path.server, path.client, folder, label=label, level=self.blame)
         if isinstance(workload, Fio) and isinstance(path, BlockPath):
@@ -162,7 +162,7 @@ class Exercise:
         return datapath.Digests(written, integrity.read(witness.host, witness.device))
 
     def _judge_topology(self) -> None:
-        scenario, device = self.lab.plan.scenario, self.devices.main
+        scenario, device = self.lab.plan.vdpa_scenario, self.devices.main
         pci = device.mgmtdev.removeprefix("pci/") if device.mgmtdev.startswith("pci/") else None
         expected = topology.Expected(
             scenario.attach.mode,
@@ -190,7 +190,7 @@ class Exercise:
     def _netns(self) -> str | None:
         """Where sysfs shows the interface of a device that L1 itself uses."""
         moved = isinstance(self.path, NetPath) and not self.lab.plan.guests
-        if not moved or isinstance(self.lab.plan.scenario.device, VdpaSim):
+        if not moved or isinstance(self.lab.plan.vdpa_scenario.device, VdpaSim):
             return None
         assert isinstance(self.path, NetPath)
         return self.path.server.netns
@@ -285,7 +285,7 @@ class Migration:
         """The same ends; what is in the guest is reached through the destination."""
         path = self.exercise.path
         assert isinstance(path, NetPath)
-        loops = isinstance(self.exercise.lab.plan.scenario.device, VdpaSim)
+        loops = isinstance(self.exercise.lab.plan.vdpa_scenario.device, VdpaSim)
         return NetPath(_moved(path.server, destination), _moved(path.client, destination) if loops else path.client)
 
 
@@ -295,7 +295,7 @@ def _moved(end: NetEnd, destination: Guest) -> NetEnd:
 
 def _pinned(lab: Lab, *held: process.Held | None) -> Check:
     """A parent behind the platform's IOMMU pins the guest's RAM, and so does vdpa_sim without use_va."""
-    device = lab.plan.scenario.device
+    device = lab.plan.vdpa_scenario.device
     pins = not isinstance(device, VdpaSim) or not device.use_va
     ram_kb = lab.plan.l2.memory_mb * 1024 if pins else 0
     before, attached, released = held

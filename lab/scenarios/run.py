@@ -17,16 +17,22 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lab.artifacts.provide import Artifacts, provide
+from lab.artifacts.busbuild import BuildRequest, bus_build
+from lab.artifacts.conformance import OWN, ModulesRequest, mutant_patch, suite_modules
+from lab.artifacts.kernel import kernel
+from lab.artifacts.provide import Artifacts, kernel_request, provide
 from lab.artifacts.qemu import Qemu
 from lab.artifacts.store import Store, cache_root
 from lab.config.finding import Finding, load_findings
+from lab.config.mutant import Mutant, load_mutant
 from lab.config.request import RunRequest
-from lab.errors import DeviceModelDied, Interrupted, LabError, MachineDied, SiteLacks
+from lab.config.scenario import VirtbusScenario
+from lab.errors import BuildError, DeviceModelDied, Interrupted, LabError, MachineDied, SiteLacks
 from lab.evidence.record import Record
-from lab.model import Check, RunResult, Verdict
+from lab.model import Check, Level, RunResult, Verdict
 from lab.report import result as report
-from lab.scenarios import findings
+from lab.scenarios import findings, mutants
+from lab.scenarios.conformance import build_checks, build_tools, conformance
 from lab.scenarios.exercise import Findings, exercise
 from lab.scenarios.keep import wait_while_kept
 from lab.scenarios.verdict import judge
@@ -114,11 +120,15 @@ def _sequence(run: _Run, undo: Undo) -> None:
             raise SiteLacks(", ".join(plan.lacks))
         check_memory(plan)
     _stop_at(request, "plan")
+    if isinstance(plan.scenario, VirtbusScenario) and not plan.needs_host:
+        _build_only(run, plan, plan.scenario)
+        return
     with record.step("artifacts"):
         store = Store(cache_root() / "artifacts", lambda text: record.event("progress", text=text))
-        run.artifacts = provide(store, request.artifacts)
+        run.artifacts = provide(store, plan.request.artifacts)
         record.write("plan.json", json.dumps(plan.to_json() | {"artifacts": run.artifacts.describe()}, indent=1))
         record.event("versions", **run.artifacts.versions())
+        modules = _suite_modules(store, run.artifacts, plan)
     _stop_at(request, "artifacts")
     run.lab = lab = Lab(plan, run.artifacts, record, undo)
     with record.step("machines"):
@@ -127,6 +137,10 @@ def _sequence(run: _Run, undo: Undo) -> None:
         if plan.guests and not plan.cold:
             lab.start_guest("l2")
     _stop_at(request, "machines")
+    if modules is not None:
+        with record.step("exercise"):
+            conformance(lab, modules, run.found.checks)
+        return
     with record.step("devices"):
         devices = make_devices(lab)
     _stop_at(request, "devices")
@@ -135,6 +149,55 @@ def _sequence(run: _Run, undo: Undo) -> None:
     _stop_at(request, "attach")
     with record.step("exercise"):
         exercise(lab, devices, path, given, run.found)
+
+
+def _build_only(run: _Run, plan: Plan, scenario: VirtbusScenario) -> None:
+    """A scenario of checks that need compilers and no machine."""
+    record, options = run.record, plan.request.artifacts
+    with record.step("artifacts"):
+        store = Store(cache_root() / "artifacts", lambda text: record.event("progress", text=text))
+        mutant = mutant_patch(scenario.mutant) if scenario.mutant else None
+        if mutant and _refused_by_the_compiler(run, store, plan, mutant):
+            return
+        tools = build_tools(scenario)
+        built = bus_build(
+            store, BuildRequest(kernel_request(options), options.virtbus, mutant, options.virtbus_adapter, tools)
+        )
+    _stop_at(run.request, "artifacts")
+    with record.step("exercise"):
+        run.found.checks += build_checks(scenario, built.path)
+        for file in built.path.glob("*.txt"):
+            record.write(f"collect/{file.name}", file.read_text(errors="replace"))
+
+
+def _refused_by_the_compiler(run: _Run, store: Store, plan: Plan, mutant: Path) -> bool:
+    """Whether a mutant that is to be caught when it is built does not even become modules; then that is its check."""
+    known = load_mutant(mutant.stem)
+    if known.expect != "build":
+        return False
+    try:
+        suite_modules(
+            store, kernel(store, kernel_request(plan.request.artifacts)), ModulesRequest((OWN,), mutant=mutant)
+        )
+    except BuildError as error:
+        run.found.checks.append(
+            Check.judged(f"{known.check}/modules", False, error.message, "modules", level=Level.L1_KERNEL)
+        )
+        return True
+    return False
+
+
+def _suite_modules(store: Store, artifacts: Artifacts, plan: Plan) -> list[Path] | None:
+    """The modules of a conformance scenario, built now if need be; None for any other."""
+    scenario = plan.scenario
+    if not isinstance(scenario, VirtbusScenario):
+        return None
+    request = ModulesRequest(
+        adapters=tuple(scenario.adapters),
+        header=plan.request.artifacts.virtbus_adapter,
+        mutant=mutant_patch(scenario.mutant) if scenario.mutant else None,
+    )
+    return suite_modules(store, artifacts.kernel, request)
 
 
 def _stop_at(request: RunRequest, step: str) -> None:
@@ -220,7 +283,12 @@ def _pointless(run: _Run) -> str:
 
 def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
     checks, known = _known(run)
-    outcome = judge(checks, run.error, undo_failed, stopped_at=run.request.stop_at or "" if run.stopped else "")
+    error = run.error
+    if mutant := _mutant(run):
+        checks = mutants.judge(checks, mutant)
+        # What killed the machine was the mutant, when its check has caught it.
+        error = error if checks[0].verdict is not Verdict.PASS or isinstance(error, Interrupted) else None
+    outcome = judge(checks, error, undo_failed, stopped_at=run.request.stop_at or "" if run.stopped else "")
     lab = run.lab
     return RunResult(
         scenario=run.plan.name if run.plan else run.request.scenario,
@@ -236,6 +304,14 @@ def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
         checks=tuple(checks),
         metrics=(*run.found.metrics, *(lab.metrics() if lab else ())),
     )
+
+
+def _mutant(run: _Run) -> Mutant | None:
+    """The mutant of a run that has come to its checks."""
+    scenario = run.plan.scenario if run.plan else None
+    if run.stopped or not run.found.checks or not isinstance(scenario, VirtbusScenario) or not scenario.mutant:
+        return None
+    return load_mutant(scenario.mutant)
 
 
 def _known(run: _Run) -> tuple[list[Check], tuple[str, ...]]:

@@ -68,12 +68,12 @@ def _without_failure(checks: Sequence[Check], undo_failed: Sequence[str], stoppe
         check = unproven[0]
         return Outcome(Verdict.ERROR, check.level or Level.LAB, check.machine, _sentence(check))
     if not stopped_at and not any(check.proof and check.verdict is Verdict.PASS for check in checks):
-        return Outcome(Verdict.ERROR, Level.LAB, None, "nothing proves that the device under test carried the data")
+        return Outcome(Verdict.ERROR, Level.LAB, None, "nothing proves that what is under test was exercised")
     if undo_failed:
         return Outcome(Verdict.ERROR, Level.LAB, None, f"could not be undone: {undo_failed[0]}")
     if stopped_at:
         return Outcome(Verdict.SKIP, Level.LAB, None, f"stopped at {stopped_at} as asked")
-    return Outcome(Verdict.PASS, None, None, "every check passed and the data path is proved")
+    return Outcome(Verdict.PASS, None, None, "every check passed, with proof")
 
 
 def _from_check(check: Check) -> Outcome:

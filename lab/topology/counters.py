@@ -16,7 +16,7 @@ def sample(lab: Lab, device: VdpaDevice, *, often: bool = False) -> dict[str, in
 
     Who looks ``often`` gets those that cost little: a back end's are in a capture, which is read whole each time.
     """
-    scenario = lab.plan.scenario
+    scenario = lab.plan.vdpa_scenario
     try:
         if isinstance(scenario.device, VdpaSim):
             return _simulator(lab, device) if scenario.device_class is DeviceClass.NET else {}
@@ -61,6 +61,6 @@ def _back_end(lab: Lab) -> dict[str, int]:
     """Counters of L0's QEMU, the machine that the device is made by; none on a real host."""
     if lab.l1 is None:
         return {}
-    if lab.plan.scenario.device_class is DeviceClass.BLK:
+    if lab.plan.vdpa_scenario.device_class is DeviceClass.BLK:
         return counters.blockstats(lab.l1.query("query-blockstats"), BLOCK_SERIAL)
     return counters.backend(lab.l1.process.folder / "vf1.pcap", lab.plan.macs["vf1"])

@@ -61,7 +61,7 @@ Path = NetPath | BlockPath
 
 def make_devices(lab: Lab) -> Devices:
     """Make the management devices appear and create the vDPA devices of the plan."""
-    config, device_class = lab.plan.scenario.device, lab.plan.scenario.device_class
+    config, device_class = lab.plan.vdpa_scenario.device, lab.plan.vdpa_scenario.device_class
     if isinstance(config, VpVdpa):
         return _vp_vdpa(lab, config, device_class)
     if isinstance(config, Ifcvf):
@@ -94,7 +94,7 @@ def _ifcvf(lab: Lab, device_class: DeviceClass) -> Devices:
     if device_class is not DeviceClass.NET:
         return Devices(main)
     more = zip((names.third, names.fourth), parents[1:-1], strict=False)
-    wanted = isinstance(lab.plan.scenario.action, Neighbours)
+    wanted = isinstance(lab.plan.vdpa_scenario.action, Neighbours)
     neighbours = tuple(_add(lab, name, parent) for name, parent in more) if wanted else ()
     return Devices(main, _add(lab, names.second, parents[-1]), neighbours=neighbours)
 
@@ -111,7 +111,7 @@ def make_again(lab: Lab, devices: Devices, removed: Literal["delete", "unbind", 
         lab.host.put(b"1\n", "/sys/bus/pci/rescan")
         ifcvf.wait_functions(lab.host, lab.plan.functions)
     if removed != "delete":
-        manager = ifcvf.parent(lab.host, (function,), lab.plan.scenario.device_class)
+        manager = ifcvf.parent(lab.host, (function,), lab.plan.vdpa_scenario.device_class)
         (parent,) = lab.undo.enter("ifcvf parent again", manager)
     return Devices(_add(lab, devices.main.name, parent), devices.second)
 
@@ -121,9 +121,9 @@ def _vdpa_sim(lab: Lab, config: VdpaSim, device_class: DeviceClass) -> Devices:
     # A block device proves its path by a second device over the same RAM disk: what went in here comes out there.
     (parent,) = lab.undo.enter("vdpa_sim", vdpa_sim.parent(lab.host, config, device_class, shared_backend=block))
     mac = None if block else lab.plan.macs["sim"]
-    mtu = None if block else lab.plan.scenario.attach.mtu
+    mtu = None if block else lab.plan.vdpa_scenario.attach.mtu
     main = _add(lab, lab.plan.vdpa.main, parent, mac, mtu)
-    wanted = block or isinstance(lab.plan.scenario.action, Migrate)
+    wanted = block or isinstance(lab.plan.vdpa_scenario.action, Migrate)
     return Devices(main, _add(lab, lab.plan.vdpa.second, parent, mac, mtu) if wanted else None)
 
 
@@ -142,7 +142,7 @@ def _of_l1(lab: Lab, what: str, manager: AbstractContextManager[T]) -> T:
 
 def attach(lab: Lab, devices: Devices) -> tuple[Path, QemuDevice | None]:
     """Give the device under test to its user and configure both ends. Returns the path and what QEMU was given."""
-    if lab.plan.scenario.attach.mode is AttachMode.VIRTIO_VDPA:
+    if lab.plan.vdpa_scenario.attach.mode is AttachMode.VIRTIO_VDPA:
         return _attach_l1(lab, devices), None
     reach_before = isolation.reach(lab, devices.main)
     given = give_to_guest(lab, devices.main)
@@ -166,7 +166,7 @@ def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
 
     Before the binding is undone QEMU must have let the device go: put that on the undo stack after this.
     """
-    inject = lab.plan.scenario.inject
+    inject = lab.plan.vdpa_scenario.inject
     given = _of_l1(
         lab,
         f"vhost_vdpa on {device.name}",
@@ -178,7 +178,7 @@ def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
             iotlb_entries=inject.iotlb_entries or modules.IOTLB_ENTRIES,
         ),
     )
-    action = lab.plan.scenario.action
+    action = lab.plan.vdpa_scenario.action
     if isinstance(action, Migrate) and action.shadow_vq and given.netdev:
         given = QemuDevice(given.device, {**given.netdev, "x-svq": True})
     if inject.rx_queue_size is None:
@@ -188,11 +188,11 @@ def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
 
 def _attach_l1(lab: Lab, devices: Devices) -> Path:
     host, addresses, plan = lab.host, lab.plan.addresses, lab.plan
-    if plan.scenario.device_class is DeviceClass.BLK:
+    if plan.vdpa_scenario.device_class is DeviceClass.BLK:
         disk = _of_l1(lab, "disk under test", virtio_vdpa.disk(host, devices.main))
         return BlockPath(disk, _witness(lab, devices))
     interface = _of_l1(lab, "interface under test", virtio_vdpa.interface(host, devices.main))
-    if isinstance(plan.scenario.device, VdpaSim):
+    if isinstance(plan.vdpa_scenario.device, VdpaSim):
         return NetPath(*lab.undo.enter("loop", net.loopback_pair(host, interface, *_loop(lab), mtu=_mtu(lab))))
     space = f"n{plan.run_id}a"
     server = lab.undo.enter("address", net.configured(host, interface, addresses["server"], mtu=_mtu(lab), netns=space))
@@ -200,11 +200,11 @@ def _attach_l1(lab: Lab, devices: Devices) -> Path:
 
 
 def _path_in_guest(lab: Lab, guest: Guest, devices: Devices) -> Path:
-    if lab.plan.scenario.device_class is DeviceClass.BLK:
+    if lab.plan.vdpa_scenario.device_class is DeviceClass.BLK:
         with product(Level.L2_KERNEL, guest.name):
             disk = wait_disk(guest.shell)
         return BlockPath(disk, _witness(lab, devices))
-    if isinstance(lab.plan.scenario.device, VdpaSim):
+    if isinstance(lab.plan.vdpa_scenario.device, VdpaSim):
         return loop_in_guest(lab, guest, lab.plan.macs["sim"])
     return NetPath(address_in_guest(lab, guest, lab.plan.macs["vf1"]), _peer(lab, devices))
 
@@ -256,4 +256,4 @@ def _loop(lab: Lab) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def _mtu(lab: Lab) -> int:
-    return lab.plan.scenario.attach.mtu
+    return lab.plan.vdpa_scenario.attach.mtu

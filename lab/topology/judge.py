@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lab.checks import expectations, kernellog, qemulog
-from lab.config.scenario import Migrate
+from lab.config.scenario import Migrate, VdpaScenario
 from lab.machine.device_model import NAME as DEVICE_MODEL
 from lab.machine.machine import Machine, State, tail
 from lab.machine.process import describe_end
@@ -145,7 +145,7 @@ def _stderr(lab: Lab, name: str, machine: Machine) -> list[Check]:
         machine=name,
         level=machine.process.level,
         expected=scenario.expect,
-        migrates=isinstance(scenario.action, Migrate),
+        migrates=isinstance(scenario, VdpaScenario) and isinstance(scenario.action, Migrate),
     )
 
 

@@ -16,7 +16,7 @@ from lab.artifacts.provide import Artifacts
 from lab.artifacts.store import cache_root
 from lab.checks.isolation import Window
 from lab.checks.process import Held
-from lab.config.scenario import Device, Ifcvf, VpVdpa
+from lab.config.scenario import Device, Ifcvf, VdpaScenario, VirtbusScenario, VpVdpa
 from lab.config.site import NestedSite, SshSite
 from lab.errors import LabError
 from lab.evidence.record import Record
@@ -213,6 +213,11 @@ class Lab:
         forget_entrance(self.record, source.name)
         return self.log_in(destination)
 
+    def host_left(self) -> None:
+        """L1 has rebooted, as it was told to: there is nobody to ask any more."""
+        self.host.close()
+        self._host = None
+
     def _boot_l1(self, site: NestedSite) -> SshHost:
         folder = self.record.folder("machines", "l1")
         qemu = self.artifacts.qemu_l0
@@ -264,12 +269,13 @@ class Lab:
         )
 
     def _host_spec(self, site: NestedSite, folder: Path, key: KeyPair) -> Host1:
-        plan, device = self.plan, self.plan.scenario.device
-        net = plan.scenario.device_class is DeviceClass.NET
+        plan, scenario = self.plan, self.plan.scenario
+        device = scenario.device if isinstance(scenario, VdpaScenario) else None
+        net = isinstance(scenario, VdpaScenario) and scenario.device_class is DeviceClass.NET
         return Host1(
             name=f"l1-{plan.run_id}",
             accel=self.accel["l1"].accel,
-            memory_mb=site.l1.memory_mb,
+            memory_mb=plan.l1_memory_mb,
             cpus=site.l1.cpus,
             boot=Boot(
                 str(self.artifacts.kernel.bzimage),
@@ -296,6 +302,7 @@ class Lab:
             blocks=(self._block_function(folder, device.access_platform),)
             if isinstance(device, VpVdpa) and not net
             else (),
+            edus=2 if isinstance(scenario, VirtbusScenario) else 0,
             functions=self._functions() if plan.cold else (),
             spare_ports=max(SPARE_PORTS, plan.functions),
             pcap_bytes=65535 if plan.request.pcap else 64,
@@ -322,7 +329,7 @@ class Lab:
             secrets=self._remote_secrets(process.remote, key),
             devices=tuple(devices),
             incoming=incoming,
-            shared_ram=not self.plan.scenario.inject.private_ram,
+            shared_ram=not self.plan.vdpa_scenario.inject.private_ram,
             huge_pages=self.plan.huge_pages,
         )
 
@@ -406,7 +413,7 @@ class Lab:
         self.host.run(["sh", "-c", _WATCHDOGS, "watchdogs", str(thresh), str(hung), str(stall)], check=False)
 
 
-def _translates(device: Device) -> bool:
+def _translates(device: Device | None) -> bool:
     """Whether L1's kernel shall map and unmap what its own devices access, instead of passing it through."""
     return isinstance(device, Ifcvf) and device.iommu == "translated"
 

@@ -8,14 +8,31 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lab.artifacts.conformance import OWN, adapter_name, known_adapters
 from lab.artifacts.provide import problems as artifact_problems
 from lab.config.catalog import load_scenario, load_site
-from lab.config.request import RunRequest
-from lab.config.scenario import Fault, Fio, Ifcvf, Iperf3, Migrate, Neighbours, Remove, Scenario, VdpaSim, VpVdpa
+from lab.config.request import ArtifactOptions, RunRequest
+from lab.config.requirement import select
+from lab.config.scenario import (
+    Device,
+    Fault,
+    Fio,
+    Ifcvf,
+    Iperf3,
+    Migrate,
+    Neighbours,
+    Remove,
+    Scenario,
+    VdpaScenario,
+    VdpaSim,
+    VirtbusScenario,
+    VpVdpa,
+)
 from lab.config.site import MachineSize, NestedSite, SshSite
-from lab.errors import InputError
+from lab.errors import InputError, LabError
 from lab.ifcvf.faults import parameters
 from lab.model import AttachMode, DeviceClass
 
@@ -27,6 +44,7 @@ _QEMU_MB = 300
 
 # Seconds that scenarios take on the reference machine with everything cached, for "longest first".
 _BASE_S = {AttachMode.VHOST_VDPA: 45.0, AttachMode.VIRTIO_VDPA: 15.0}
+_CONFORMANCE_S = 25.0
 
 
 @dataclass(frozen=True)
@@ -57,22 +75,51 @@ class Plan:
     lacks: tuple[str, ...]
 
     @property
+    def vdpa_scenario(self) -> VdpaScenario:
+        """The scenario, for what only those with a vDPA device do. Raises LabError for one of another kind."""
+        if not isinstance(self.scenario, VdpaScenario):
+            raise LabError(f"{self.name} has no vDPA device")
+        return self.scenario
+
+    @property
     def l2(self) -> MachineSize:
         """Size of each guest."""
         return self.site.l2
 
     @property
+    def needs_host(self) -> bool:
+        """Whether there is an L1 at all: what is only compiled needs none."""
+        if not isinstance(self.scenario, VirtbusScenario):
+            return True
+        return any(probe.topic != "build" for _, probe in select(self.scenario))
+
+    @property
+    def l1_memory_mb(self) -> int:
+        """RAM of an L1 of the lab, in MiB: of the site, or less when the scenario has no guests."""
+        if isinstance(self.scenario, VirtbusScenario):
+            return self.scenario.memory_mb
+        return self.site.l1.memory_mb if isinstance(self.site, NestedSite) else 0
+
+    @property
+    def _device(self) -> Device | None:
+        """The provider of the run's devices, of which there is none to compile or hold a bus."""
+        return self.scenario.device if isinstance(self.scenario, VdpaScenario) else None
+
+    @property
     def huge_pages(self) -> bool:
         """Whether guests have their RAM in huge pages: mapping a page costs 25-37 µs over vfio-user (ifc-vf.md 5)."""
-        return isinstance(self.scenario.device, Ifcvf) and not self.scenario.inject.private_ram
+        scenario = self.scenario
+        return isinstance(self._device, Ifcvf) and not (
+            isinstance(scenario, VdpaScenario) and scenario.inject.private_ram
+        )
 
     @property
     def functions(self) -> int:
         """PCI functions that the lab's own device model makes for the run."""
-        device = self.scenario.device
+        device = self._device
         if not isinstance(device, Ifcvf):
             return 0
-        return device.vfs if self.scenario.device_class is DeviceClass.NET else 1
+        return device.vfs if self.vdpa_scenario.device_class is DeviceClass.NET else 1
 
     def function_of(self, device: str) -> str:
         """The device model's name of the VF under a vDPA device: the first is under test, the last is the peer's."""
@@ -86,14 +133,14 @@ class Plan:
     @property
     def migrates(self) -> bool:
         """Whether the guest moves from one device to another."""
-        return isinstance(self.scenario.action, Migrate)
+        return isinstance(self.scenario, VdpaScenario) and isinstance(self.scenario.action, Migrate)
 
     def device_model(self) -> list[dict[str, Any]]:
         """What the device model is asked for (docs/ifcvf.md): the VFs of the run, called like their MACs."""
-        device = self.scenario.device
+        device = self._device
         if not isinstance(device, Ifcvf):
             return []
-        net = self.scenario.device_class is DeviceClass.NET
+        net = self.vdpa_scenario.device_class is DeviceClass.NET
         nic = {"model": f"{device.card}-net", "backend": {"kind": "switch", "name": "lab"}}
         disk = {"model": "c5000x-blk", "backend": {"kind": "memory", "size": BLOCK_BYTES}}
         names = [f"vf{number}" for number in range(1, self.functions + 1)]
@@ -103,7 +150,7 @@ class Plan:
         ]
         if self.migrates:
             vfs[1]["mac"] = vfs[0]["mac"]  # a NIC keeps its address when its guest moves
-        action = self.scenario.action
+        action = self.vdpa_scenario.action
         if isinstance(action, Fault) and action.when == "start":
             vfs[0]["faults"] = {action.name: action.parameters}
         return vfs
@@ -111,7 +158,8 @@ class Plan:
     @property
     def ram_mb(self) -> int:
         """RAM that the run takes on this machine, in MiB."""
-        return self.site.l1.memory_mb + _QEMU_MB if isinstance(self.site, NestedSite) else 64
+        nested = isinstance(self.site, NestedSite) and self.needs_host
+        return self.l1_memory_mb + _QEMU_MB if nested else 64
 
     @property
     def cores(self) -> int:
@@ -121,13 +169,32 @@ class Plan:
     @property
     def estimate_s(self) -> float:
         """How long it will roughly take, to start the longest first."""
+        if isinstance(self.scenario, VirtbusScenario):
+            return _CONFORMANCE_S
         action = 25.0 if self.scenario.action else 0.0
         return _BASE_S[self.scenario.attach.mode] + action
 
     def _boot(self) -> str:
+        if isinstance(self.scenario, VirtbusScenario):
+            return "L1 alone" if self.needs_host else "nothing: the bus is compiled and read"
         if not self.guests:
             return "L1 alone, which uses the device itself"
         return "cold: L2 boots with its device" if self.cold else "L2 boots without devices; they are hot-plugged"
+
+    def _l1(self) -> dict[str, Any]:
+        site = self.site
+        return (
+            {**site.l1.model_dump(), "memory_mb": self.l1_memory_mb}
+            if isinstance(site, NestedSite)
+            else {"address": site.address}
+        )
+
+    def _names(self) -> dict[str, Any]:
+        """Names and addresses that devices and guests get."""
+        if isinstance(self.scenario, VirtbusScenario):
+            return {"macs": self.macs}
+        vdpa = {"main": self.vdpa.main, "second": self.vdpa.second}
+        return {"vdpa": vdpa, "macs": self.macs, "addresses": self.addresses}
 
     def to_json(self) -> dict[str, Any]:
         """What `plan` prints and plan.json keeps."""
@@ -136,11 +203,12 @@ class Plan:
             "scenario": self.name,
             "site": self.site_name,
             "summary": self.scenario.summary,
-            "machines": {"l1": _size(self.site), **{guest: self.l2.model_dump() for guest in self.guests}},
+            "machines": {
+                **({"l1": self._l1()} if self.needs_host else {}),
+                **{guest: self.l2.model_dump() for guest in self.guests},
+            },
             "boot": self._boot(),
-            "vdpa": {"main": self.vdpa.main, "second": self.vdpa.second},
-            "macs": self.macs,
-            "addresses": self.addresses,
+            **self._names(),
             "ram_mb": self.ram_mb,
             "cores": self.cores,
             "estimate_s": self.estimate_s,
@@ -163,7 +231,13 @@ def make_plan(request: RunRequest) -> Plan:
         site = load_site(request.site)
     except InputError as error:
         problems += error.problems
-    problems += artifact_problems(request.artifacts)
+    if isinstance(scenario, VirtbusScenario):
+        request = _with_kernel(scenario, request)
+        try:
+            scenario = _with_adapter(scenario, request.artifacts.virtbus_adapter)
+        except InputError as error:
+            raise InputError([*problems, *error.problems]) from error
+    problems += [*_missing_header(request), *artifact_problems(request.artifacts)]
     if isinstance(site, SshSite) and not site.identity.exists():
         problems.append(f"site {request.site}: identity: {site.identity} does not exist")
     if scenario:
@@ -184,7 +258,7 @@ def plan(name: str, scenario: Scenario, site: NestedSite | SshSite, request: Run
         site=site,
         request=request,
         guests=guests(scenario),
-        cold=request.cold or scenario.cold,
+        cold=request.cold or (isinstance(scenario, VdpaScenario) and scenario.cold),
         macs=_macs(scenario, run_id),
         addresses={
             "server": f"10.{net}.0.2",
@@ -197,8 +271,17 @@ def plan(name: str, scenario: Scenario, site: NestedSite | SshSite, request: Run
     )
 
 
+def _with_kernel(scenario: VirtbusScenario, request: RunRequest) -> RunRequest:
+    """The request with the kernel that the scenario names, unless the user has asked for one."""
+    if request.artifacts.kernel != ArtifactOptions().kernel:
+        return request
+    return request.model_copy(update={"artifacts": request.artifacts.model_copy(update={"kernel": scenario.kernel})})
+
+
 def guests(scenario: Scenario) -> tuple[str, ...]:
     """Names of the L2 guests that a scenario needs."""
+    if isinstance(scenario, VirtbusScenario):
+        return ()
     if isinstance(scenario.action, Migrate):
         return ("l2", "l2dst")
     return ("l2",) if scenario.attach.mode is AttachMode.VHOST_VDPA else ()
@@ -206,6 +289,10 @@ def guests(scenario: Scenario) -> tuple[str, ...]:
 
 def contradictions(scenario: Scenario, request: RunRequest) -> list[str]:
     """What cannot go together, each as one sentence; configs/matrix.toml tells why."""
+    return _of_virtbus(scenario, request) if isinstance(scenario, VirtbusScenario) else _of_vdpa(scenario, request)
+
+
+def _of_vdpa(scenario: VdpaScenario, request: RunRequest) -> list[str]:
     found: list[str] = []
     workload, action, vhost = scenario.workload, scenario.action, scenario.attach.mode is AttachMode.VHOST_VDPA
     if isinstance(workload, Fio) and scenario.device_class is DeviceClass.NET:
@@ -230,7 +317,36 @@ def contradictions(scenario: Scenario, request: RunRequest) -> list[str]:
     return found
 
 
-def _unmovable(scenario: Scenario, action: Migrate) -> list[str]:
+def _of_virtbus(scenario: VirtbusScenario, request: RunRequest) -> list[str]:
+    try:
+        select(scenario)
+    except InputError as error:
+        return list(error.problems)
+    header = request.artifacts.virtbus_adapter
+    unknown = sorted(set(scenario.adapters) - {*known_adapters(), *([adapter_name(header)] if header else [])})
+    found = [f"adapters: there is no {name!r}, only {', '.join(known_adapters())}" for name in unknown]
+    if request.artifacts.virtbus == "none" and OWN in scenario.adapters:
+        found.append("--virtbus none leaves no bus to check")
+    if request.stop_at in ("devices", "attach"):
+        found.append(f"--stop-at {request.stop_at}: there is no such step")
+    if scenario.mutant and request.artifacts.virtbus:
+        found.append("mutants are of the lab's own virtbus: --virtbus does not go with them")
+    return found
+
+
+def _with_adapter(scenario: VirtbusScenario, header: Path | None) -> VirtbusScenario:
+    """The scenario for the bus of a user's adapter, in place of the one that it is for."""
+    if header is None:
+        return scenario
+    return scenario.model_copy(update={"adapters": [adapter_name(header), *scenario.adapters[1:]]})
+
+
+def _missing_header(request: RunRequest) -> list[str]:
+    header = request.artifacts.virtbus_adapter
+    return [f"--virtbus-adapter: {header} does not exist"] if header and not header.exists() else []
+
+
+def _unmovable(scenario: VdpaScenario, action: Migrate) -> list[str]:
     """Why the device of a scenario cannot be left behind by a guest that moves."""
     device = scenario.device
     if scenario.device_class is not DeviceClass.NET or isinstance(device, VpVdpa):
@@ -243,7 +359,11 @@ def _unmovable(scenario: Scenario, action: Migrate) -> list[str]:
 
 
 def _lacks(scenario: Scenario, site: NestedSite | SshSite) -> tuple[str, ...]:
-    if isinstance(site, SshSite) and isinstance(scenario.device, VpVdpa | Ifcvf):
+    if not isinstance(site, SshSite):
+        return ()
+    if isinstance(scenario, VirtbusScenario):
+        return ("a machine that may crash: the checks of a bus provoke what a wrong one does not survive",)
+    if isinstance(scenario.device, VpVdpa | Ifcvf):
         return (f"PCI functions given to the lab for {scenario.device.provider}",)
     return ()
 
@@ -253,11 +373,12 @@ def _macs(scenario: Scenario, run_id: str) -> dict[str, str]:
 
     QEMU's own default would be the same in L1 and L2 (nested.md 5).
     """
+    if isinstance(scenario, VirtbusScenario):
+        return {"l1": _mac(run_id, 0x01)}
     vfs = scenario.device.vfs if isinstance(scenario.device, VpVdpa | Ifcvf) else 2
     numbers = {"l1": 0x01, "l2": 0x02, "pf": 0x10, **{f"vf{n}": 0x10 + n for n in range(1, vfs + 1)}, "sim": 0x20}
-    run = ":".join(run_id[at : at + 2] for at in range(0, 8, 2))
-    return {name: f"52:{run}:{number:02x}" for name, number in numbers.items()}
+    return {name: _mac(run_id, number) for name, number in numbers.items()}
 
 
-def _size(site: NestedSite | SshSite) -> dict[str, Any]:
-    return site.l1.model_dump() if isinstance(site, NestedSite) else {"address": site.address}
+def _mac(run_id: str, number: int) -> str:
+    return ":".join(["52", *(run_id[at : at + 2] for at in range(0, 8, 2)), f"{number:02x}"])

@@ -39,7 +39,7 @@ def check_programs(plan: Plan, site: SshSite, host: Host) -> None:
 
 def _programs(plan: Plan, site: SshSite) -> list[str]:
     """The programs that a machine may be without: not those of coreutils and util-linux."""
-    scenario = plan.scenario
+    scenario = plan.vdpa_scenario
     network = ["ip"] if scenario.device_class is DeviceClass.NET else []
     in_guest = scenario.attach.mode is AttachMode.VHOST_VDPA
     return ["modprobe", "vdpa", *network, *([site.qemu, "socat"] if in_guest else [scenario.workload.kind])]

@@ -64,7 +64,7 @@ class Case:
     also: Callable[[Result], None] = lambda _result: None
 
 
-PASSED = "every check passed and the data path is proved"
+PASSED = "every check passed, with proof"
 
 TABLE: dict[str, Case] = {
     # What the product does wrong

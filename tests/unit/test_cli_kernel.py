@@ -166,3 +166,19 @@ def test_unknown_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     err = capsys.readouterr().err
     assert "no kernel is called 'nope'" in err
     assert "default" in err
+
+
+def test_export_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["kernel", "export-series", str(tmp_path / "out"), "--author", "A <a@example.org>", "--version", "6.12.7"]
+    assert main(argv) == 0
+    files = capsys.readouterr().out.split()
+    assert len(files) == 3
+    assert "Signed-off-by" not in Path(files[0]).read_text()
+    assert main(argv) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_export_series_for_no_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kernel", "export-series", str(tmp_path / "out"), "--author", "A", "--version", "new"]) == 2
+    assert "a version of Linux is like 6.12" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from lab.config import catalog
 from lab.config.catalog import expand, load_scenario, load_site, load_suite, names
-from lab.config.scenario import Iperf3, VpVdpa
+from lab.config.scenario import Iperf3, VdpaScenario, VpVdpa
 from lab.config.site import NestedSite
 from lab.errors import InputError
 
@@ -21,11 +21,22 @@ def problems(*overrides: str) -> list[str]:
     return list(caught.value.problems)
 
 
+def iperf3(*overrides: str) -> VdpaScenario:
+    name, scenario = load_scenario(IPERF3, overrides)
+    assert name == IPERF3
+    assert isinstance(scenario, VdpaScenario)
+    return scenario
+
+
+def test_a_kind_that_is_none_is_refused() -> None:
+    assert problems("kind=virtbsu")[0].endswith(": kind: there is no 'virtbsu', only vdpa and virtbus")
+
+
 def test_set_reaches_every_kind_of_value() -> None:
     sets = ("device.vfs=3", "workload.streams.0.seconds=0.5", "summary=a text of words", "cold=true",
             'tags=["a", "b"]', "inject.private_ram=true", "workload.streams.3.bitrate=7M")  # fmt: skip
-    name, scenario = load_scenario(IPERF3, sets)
-    assert (name, scenario.summary, scenario.cold, scenario.tags) == (IPERF3, "a text of words", True, ["a", "b"])
+    scenario = iperf3(*sets)
+    assert (scenario.summary, scenario.cold, scenario.tags) == ("a text of words", True, ["a", "b"])
     assert isinstance(scenario.device, VpVdpa)
     assert isinstance(scenario.workload, Iperf3)
     assert scenario.device.vfs == 3
@@ -34,16 +45,16 @@ def test_set_reaches_every_kind_of_value() -> None:
 
 
 def test_set_replaces_a_list_element() -> None:
-    _, scenario = load_scenario(IPERF3, ["workload.streams.1={seconds=9}"])
+    scenario = iperf3("workload.streams.1={seconds=9}")
     assert isinstance(scenario.workload, Iperf3)
     assert scenario.workload.streams[1].seconds == 9
 
 
 def test_the_last_of_two_wins_and_the_file_is_not_touched() -> None:
-    _, scenario = load_scenario(IPERF3, ["device.vfs=3", "device.vfs=4"])
+    scenario = iperf3("device.vfs=3", "device.vfs=4")
     assert isinstance(scenario.device, VpVdpa)
     assert scenario.device.vfs == 4
-    assert load_scenario(IPERF3)[1].device == VpVdpa(provider="vp_vdpa")
+    assert iperf3().device == VpVdpa(provider="vp_vdpa")
 
 
 @pytest.mark.parametrize(

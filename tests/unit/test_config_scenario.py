@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from lab.config.scenario import FaultName, Fio, Scenario, Unplug, VdpaSim, VpVdpa
+from lab.config.scenario import FaultName, Fio, Unplug, VdpaScenario, VdpaSim, VpVdpa
 from lab.config.strict import validate
 from lab.errors import InputError
 from lab.ifcvf.faults import FAULTS
@@ -33,7 +33,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 def test_defaults() -> None:
-    scenario = validate(Scenario, NET, "x")
+    scenario = validate(VdpaScenario, NET, "x")
     assert scenario.device_class is DeviceClass.NET
     assert scenario.device == VpVdpa(provider="vp_vdpa", vfs=2, access_platform=True)
     assert (scenario.attach.mode, scenario.attach.mtu) == (AttachMode.VHOST_VDPA, 1500)
@@ -44,13 +44,13 @@ def test_defaults() -> None:
 def test_the_kind_decides_what_a_part_is() -> None:
     data = changed("device", {"provider": "vdpa_sim", "use_va": False})
     data |= {"class": "blk", "workload": {"kind": "fio", "jobs": [{"rw": "write"}]}, "action": {"kind": "unplug"}}
-    scenario = validate(Scenario, data, "x")
+    scenario = validate(VdpaScenario, data, "x")
     assert [type(part) for part in (scenario.device, scenario.workload, scenario.action)] == [VdpaSim, Fio, Unplug]
 
 
 def test_the_written_form_is_read_back() -> None:
-    scenario = validate(Scenario, NET, "x")
-    assert validate(Scenario, scenario.model_dump(mode="json", by_alias=True), "x") == scenario
+    scenario = validate(VdpaScenario, NET, "x")
+    assert validate(VdpaScenario, scenario.model_dump(mode="json", by_alias=True), "x") == scenario
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_written_form_is_read_back() -> None:
 )
 def test_what_is_refused(path: str, value: Any) -> None:
     with pytest.raises(InputError) as caught:
-        validate(Scenario, changed(path, value), "x.toml")
+        validate(VdpaScenario, changed(path, value), "x.toml")
     assert all(problem.startswith(f"x.toml: {path.split('.')[0]}") for problem in caught.value.problems)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lab.config.scenario import Scenario
+from lab.config.scenario import VdpaScenario
 from lab.config.strict import validate
 from lab.errors import InputError
 
@@ -21,7 +21,7 @@ GOOD: dict[str, Any] = {
 
 def problems(**changed: Any) -> list[str]:
     with pytest.raises(InputError) as caught:
-        validate(Scenario, GOOD | changed, "x.toml")
+        validate(VdpaScenario, GOOD | changed, "x.toml")
     return [problem.removeprefix("x.toml: ").partition(": ")[0] for problem in caught.value.problems]
 
 

@@ -186,33 +186,33 @@ def build(store: Store, request: KernelRequest) -> kernels.Kernel:
 
 
 def test_build_from_a_tree(store: Store, tree: Path) -> None:
-    built = build(store, KernelRequest(tree=tree))
+    built = build(store, KernelRequest(tree=tree, virtbus="none"))
     assert built.release == "6.12.1-fake"
     assert built.bzimage.is_file()
     assert BANNER in built.bzimage.read_bytes()
     assert built.disk.read_bytes()[:4] == b"hsqs"
     assert "CONFIG_VDPA=m" in (built.artifact.path / "config").read_text()
-    assert not build(store, KernelRequest(tree=tree)).artifact.built
+    assert not build(store, KernelRequest(tree=tree, virtbus="none")).artifact.built
     assert not (tree / "vmlinux").exists()
 
 
 def test_debug_information_is_kept_beside_what_boots(store: Store, tree: Path) -> None:
-    assert not (build(store, KernelRequest(tree=tree)).artifact.path / "vmlinux.debug").exists()
-    built = build(store, KernelRequest(variant="gdb", tree=tree))
+    assert not (build(store, KernelRequest(tree=tree, virtbus="none")).artifact.path / "vmlinux.debug").exists()
+    built = build(store, KernelRequest(variant="gdb", tree=tree, virtbus="none"))
     assert (built.artifact.path / "vmlinux.debug").read_bytes() == (tree / "elf").read_bytes()
 
 
 def test_option_that_does_not_stick_is_named(store: Store, tree: Path) -> None:
     (tree / "spoil").write_text("sed -i '/CONFIG_VDPA=/d' .config")
     with pytest.raises(BuildError, match=r"CONFIG_VDPA: asked for m \(vdpa.config\), got n") as caught:
-        build(store, KernelRequest(tree=tree))
+        build(store, KernelRequest(tree=tree, virtbus="none"))
     assert "optional" in caught.value.hint
 
 
 def test_compiler_errors_are_shown(store: Store, tree: Path) -> None:
     (tree / "compile").write_text("echo 'drivers/vdpa/vdpa.c:7:2: error: oops'; exit 1")
     with pytest.raises(BuildError, match=r"drivers/vdpa/vdpa.c:7:2: error: oops") as caught:
-        build(store, KernelRequest(tree=tree))
+        build(store, KernelRequest(tree=tree, virtbus="none"))
     assert caught.value.log is not None
     assert caught.value.log.is_file()
 
@@ -221,13 +221,13 @@ def test_patch_that_does_not_apply_is_named(store: Store, tree: Path, tmp_path: 
     patch = tmp_path / "bad.patch"
     patch.write_text("--- a/Kconfig\n+++ b/Kconfig\n@@ -1,2 +1,2 @@\n one\n-two\n+three\n")
     with pytest.raises(BuildError, match=r"bad.patch: Kconfig: hunk 1"):
-        build(store, KernelRequest(tree=tree, patches=(patch,)))
+        build(store, KernelRequest(tree=tree, virtbus="none", patches=(patch,)))
 
 
 def test_kernel_without_pvh_is_refused(store: Store, tree: Path) -> None:
     write_elf(tree / "elf", BANNER)
     with pytest.raises(BuildError, match="no PVH entry"):
-        build(store, KernelRequest(tree=tree))
+        build(store, KernelRequest(tree=tree, virtbus="none"))
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_one_module_is_compiled(store: Store, tree: Path, tmp_path: Path) -> Non
     (tree / "Makefile").write_text(
         MAKEFILE.replace("modules:\n\t@:", "modules:\n\tif [ -n '$(M)' ]; then make -C $(M); fi")
     )
-    built = build(store, KernelRequest(tree=tree))
+    built = build(store, KernelRequest(tree=tree, virtbus="none"))
     source = tmp_path / "vdpa_sim"
     source.mkdir()
     (source / "old.ko").write_text("old")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import LabError, MachineDied, MachineError, ProductFailure, QmpError, StateError
+from lab.errors import DeadlineExceeded, LabError, MachineDied, MachineError, ProductFailure, QmpError, StateError
 from lab.evidence.record import Record
 from lab.host.ssh import SshAddress
 from lab.machine import machine as module
@@ -66,6 +66,11 @@ def kinds(record: Record) -> list[str]:
     return [str(event["event"]) for event in events(record)]
 
 
+def ended(machine: Machine) -> None:
+    with contextlib.suppress(DeadlineExceeded):
+        machine.wait_end(Deadline(0))
+
+
 ALLOWED: dict[str, tuple[Callable[[Machine], object], set[State]]] = {
     "launch": (Machine.launch, {State.DEFINED}),
     "wait_ready": (lambda machine: machine.wait_ready(Deadline(10)), {State.RUNNING}),
@@ -73,6 +78,7 @@ ALLOWED: dict[str, tuple[Callable[[Machine], object], set[State]]] = {
     "monitor": (lambda machine: machine.qmp, LIVE),
     "migrated": (Machine.migrated, {State.RUNNING, State.READY}),
     "resumed": (Machine.resumed, {State.INCOMING}),
+    "wait_end": (ended, {State.READY}),
 }
 
 
@@ -221,6 +227,24 @@ def test_a_guest_that_does_not_answer_an_unplug(running: Machine, process: FakeP
     process.qmp.answers["device_del"] = {}
     with pytest.raises(ProductFailure, match="has not released"):
         running.unplug(NIC, Deadline(0.1))
+
+
+def test_an_end_that_was_asked_of_the_guest(running: Machine, process: FakeProcess) -> None:
+    running.state = State.READY
+    process.dies(0)
+    assert running.wait_end(Deadline(10)) == 0
+    assert running.state is State.EXITED
+    assert running.check_alive() is False
+
+
+def test_an_end_that_does_not_come_leaves_the_machine_as_it_was(running: Machine, process: FakeProcess) -> None:
+    running.state = State.READY
+    with pytest.raises(DeadlineExceeded, match="the end of QEMU"):
+        running.wait_end(Deadline(0))
+    assert (running.state, running.end_expected) == (State.READY, False)
+    process.dies(-11, "gone")
+    with pytest.raises(MachineDied):
+        running.check_alive()
 
 
 def test_quit_is_done_once(running: Machine, process: FakeProcess, record: Record) -> None:

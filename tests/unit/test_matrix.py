@@ -11,19 +11,20 @@ import pytest
 from lab.config.catalog import load_scenario, names
 from lab.config.matrix import EXERCISES, Matrix, canonical_name, load_matrix
 from lab.config.request import RunRequest
-from lab.config.scenario import Ifcvf, Scenario, VdpaSim, VpVdpa
+from lab.config.scenario import Ifcvf, VdpaScenario, VdpaSim, VirtbusScenario, VpVdpa
 from lab.config.strict import validate
 from lab.errors import InputError
 from lab.model import AttachMode, DeviceClass
 from lab.topology.plan import contradictions
 
 MATRIX = load_matrix()
-SCENARIOS = names("scenarios")
+ALL = {name: load_scenario(name)[1] for name in names("scenarios")}
+SCENARIOS = {name: scenario for name, scenario in ALL.items() if isinstance(scenario, VdpaScenario)}
 NET_WORKLOAD = {"kind": "iperf3", "streams": [{}]}
 BLK_WORKLOAD = {"kind": "fio", "jobs": [{}]}
 
 
-def example(name: str) -> Scenario:
+def example(name: str) -> VdpaScenario:
     """What a scenario of this name would say."""
     device_class, provider, attach, exercise = name.split("-", 3)
     own = {"iperf3": NET_WORKLOAD, "loopback": NET_WORKLOAD, "fio": BLK_WORKLOAD}
@@ -34,7 +35,7 @@ def example(name: str) -> Scenario:
         "attach": {"mode": attach},
         "workload": own.get(exercise, NET_WORKLOAD if device_class == "net" else BLK_WORKLOAD),
     }
-    return validate(Scenario, data | ({} if exercise in own else {"action": action(exercise)}), name)
+    return validate(VdpaScenario, data | ({} if exercise in own else {"action": action(exercise)}), name)
 
 
 def action(exercise: str) -> dict[str, Any]:
@@ -76,9 +77,15 @@ def test_what_is_covered_is_possible_and_its_cover_exists(pattern: str) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_name_says_what_the_scenario_does(name: str) -> None:
-    _, scenario = load_scenario(name)
-    assert canonical_name(scenario) == name
-    assert contradictions(scenario, RunRequest(scenario=name)) == []
+    assert canonical_name(SCENARIOS[name]) == name
+    assert contradictions(SCENARIOS[name], RunRequest(scenario=name)) == []
+
+
+@pytest.mark.parametrize("name", sorted(ALL.keys() - SCENARIOS.keys()))
+def test_a_name_says_the_topics_of_a_virtbus_scenario(name: str) -> None:
+    scenario = ALL[name]
+    assert isinstance(scenario, VirtbusScenario)
+    assert [name] == [f"virtbus-{topic}" for topic in scenario.topics]
 
 
 def test_a_wrong_name_is_noticed() -> None:

@@ -53,9 +53,9 @@ OF_L1 = (Verdict.FAIL, Level.L1_KERNEL, "l1")
 OF_L2 = (Verdict.FAIL, Level.L2_KERNEL, "l2")
 
 RULES: dict[str, tuple[list[Check], BaseException | None, list[str], tuple[Verdict, Level | None, str | None], str]] = {
-    "every check passed and a proof": ([GOOD, PROOF], None, [], PASS, "the data path is proved"),
-    "no proof": ([GOOD], None, [], ERROR, "nothing proves that the device"),
-    "nothing at all": ([], None, [], ERROR, "nothing proves that the device"),
+    "every check passed and a proof": ([GOOD, PROOF], None, [], PASS, "with proof"),
+    "no proof": ([GOOD], None, [], ERROR, "nothing proves that what"),
+    "nothing at all": ([], None, [], ERROR, "nothing proves that what"),
     "a check could not look": ([LOST, PROOF], None, [], (*ERROR[:2], "l2"), "expected a report, saw the server"),
     "a proof could not look": ([BLIND, PROOF], None, [], (*ERROR[:2], "l2"), "data path: irqs"),
     "an expectation unmet": ([SLOW, PROOF], None, [], OF_L2, "iperf3 tcp: expected good, saw bad"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lab.config.catalog import CONFIGS, load_scenario, names
 from lab.config.request import ArtifactOptions, RunRequest
-from lab.config.scenario import Scenario
+from lab.config.scenario import VdpaScenario
 from lab.config.site import MachineSize, NestedSite, SshSite
 from lab.config.strict import validate
 from lab.errors import InputError
@@ -32,8 +32,8 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFuB5RaTj0VDHjoMfFGbwDpBWFAxEDkHtVzKi
 REAL = SshSite(kind="ssh", summary="a server", address="192.0.2.1", identity=Path("/absent"), host_key=KEY)
 
 
-def scenario(data: dict[str, Any]) -> Scenario:
-    return validate(Scenario, data, "example")
+def scenario(data: dict[str, Any]) -> VdpaScenario:
+    return validate(VdpaScenario, data, "example")
 
 
 def planned(

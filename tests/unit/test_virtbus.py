@@ -80,3 +80,47 @@ def test_hook_that_does_not_apply_is_named(folder: Path, source: Path) -> None:
     (source / "Kconfig").write_text("quite another\n")
     with pytest.raises(BuildError, match=r"0001-hook.patch: Kconfig: hunk 1"):
         overlay(folder, None).apply(source)
+
+
+# Kernel versions
+
+
+@pytest.fixture
+def versions(folder: Path, source: Path) -> Path:
+    for name in ("6.1", "6.12", "notes"):
+        (folder / name).mkdir()
+        patch = folder / name / "0001-for.patch"
+        patch.write_text(f"--- a/Kconfig\n+++ b/Kconfig\n@@ -1,2 +1,3 @@\n one\n two\n+for {name}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("makefile", "expected"),
+    [
+        ("VERSION = 6\nPATCHLEVEL = 1\n", "6.1"),
+        ("VERSION = 6\nPATCHLEVEL = 6\n", "6.1"),
+        ("VERSION = 7\nPATCHLEVEL = 0\n", "6.12"),
+    ],
+)
+def test_patches_of_the_version_or_of_the_nearest_before_it(
+    versions: Path, source: Path, makefile: str, expected: str
+) -> None:
+    (source / "Makefile").write_text(makefile)
+    layer = overlay(versions, None)
+    assert sorted(layer.inputs)[:3] == [
+        "virtbus patch 0001-hook.patch",
+        "virtbus patch 6.1/0001-for.patch",
+        "virtbus patch 6.12/0001-for.patch",
+    ]
+    layer.apply(source)
+    assert (source / "Kconfig").read_text() == f"one\ntwo\nfor {expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("makefile", "problem"),
+    [("VERSION = 5\nPATCHLEVEL = 10\n", r"no backport to Linux 5\.10, only to 6\.1"), ("all:\n", "which version")],
+)
+def test_source_that_is_too_old_or_does_not_say(versions: Path, source: Path, makefile: str, problem: str) -> None:
+    (source / "Makefile").write_text(makefile)
+    with pytest.raises(BuildError, match=problem):
+        overlay(versions, None).apply(source)

@@ -1,0 +1,88 @@
+"""The virtbus suite on real machines: it passes on the lab's bus, and it bites."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lab.config.catalog import load_suite
+from lab.report.requirements import by_requirement
+from lab.report.result import from_dict
+from tests.e2e.document import Result, assert_evidence
+from tests.e2e.driver import Cli
+
+# An oops, which its L1 survives or not, and a wrong answer.
+MUTANTS = ["mutant-R08-del", "mutant-R09-early"]
+
+
+def assert_passed(result: Result) -> None:
+    assert (result.verdict, result.level) == ("PASS", None), result.reason
+    assert {check.verdict for check in result.checks} <= {"PASS", "SKIP"}
+    assert [check.name for check in result.checks if check.proof and check.verdict == "PASS"]
+
+
+@pytest.mark.nightly
+def test_the_suite_passes_on_the_default_kernel(cli: Cli) -> None:
+    ended = cli.run("virtbus", "-j", "1")
+    assert ended.status == 0, ended.said
+    assert [result.scenario for result in ended.document.results] == load_suite("virtbus").scenarios
+    for result in ended.document.results:
+        assert_passed(result)
+        assert_evidence(result)
+    [power] = [result for result in ended.document.results if result.scenario == "virtbus-pm"]
+    assert "reboot: Restarting system" in (power.folder / "machines/l1/console.log").read_text()
+
+
+@pytest.mark.nightly
+def test_two_mutants_are_caught(cli: Cli) -> None:
+    ended = cli.run(*MUTANTS)
+    assert ended.status == 0, ended.said
+    for result in ended.document.results:
+        assert_passed(result)
+        assert result.checks[0].name == result.scenario.replace("-", " ", 1)
+        assert result.checks[0].seen.startswith("caught by R0")
+
+
+@pytest.mark.nightly
+def test_a_mutant_that_is_not_caught_fails_the_suite(cli: Cli) -> None:
+    ended = cli.run(MUTANTS[1], "--set", 'only=["R01/test"]')
+    [result] = ended.document.results
+    assert (ended.status, result.verdict, result.level) == (1, "FAIL", "lab"), ended.said
+    assert "not caught" in result.reason
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(2400)
+def test_the_suite_passes_on_the_debug_kernel(cli: Cli) -> None:
+    with cli.running("virtbus", "--kernel", "debug", "-j", "1") as running:
+        ended = running.end(2400)
+    assert ended.status == 0, ended.said
+    for result in ended.document.results:
+        assert_passed(result)
+    skipped = {check.name for r in ended.document.results for check in r.checks if check.verdict == "SKIP"}
+    assert not {name for name in skipped if not name.startswith("auxiliary: ")}
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+def test_every_mutant_is_caught(cli: Cli) -> None:
+    with cli.running("virtbus-mutants") as running:
+        ended = running.end(7200)
+    escaped = {result.scenario: result.reason for result in ended.document.results if result.verdict != "PASS"}
+    assert not escaped
+    assert ended.status == 0, ended.said
+
+
+@pytest.mark.nightly
+def test_a_bus_of_the_shape_that_was_proposed(cli: Cli) -> None:
+    """Through its adapter, like anybody's: the table says what it does not meet, and the runs say it by failing."""
+    topics = ["api", "naming", "lifetime", "errors"]
+    ended = cli.run(*(f"virtbus-{topic}" for topic in topics), "-j", "1", "--set", 'adapters=["v2shape"]')
+    assert ended.status == 1, ended.said
+    document = json.loads((ended.document.folder / "results.json").read_text())
+    judged = {item.requirement.id: item for item in by_requirement(map(from_dict, document["results"]))}
+    unmet = {name for name, item in judged.items() if item.verdict == "FAIL"}
+    assert {"R09", "R14", "R15", "U03", "U04"} <= unmet
+    assert "R27" not in unmet
+    assert all((ended.document.folder / item.worst[0].run_dir).is_dir() for item in judged.values())

@@ -1,0 +1,203 @@
+"""lab.checks.virtbus: what each procedure makes of the answers of its script, good and bad."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from lab.checks.virtbus import modules, pm
+from lab.checks.virtbus.bench import Bench, Event, events, stage, unload_all
+from lab.checks.virtbus.modules import Loaded
+from lab.checks.virtbus.procedures import PROCEDURES
+from lab.errors import CommandError
+from lab.host.fake import FakeHost
+from lab.model import Level, Verdict
+from tests.unit.test_buildid import ID, NOTE
+
+DEVICE = "vbt_dev_virtbus.alpha.0"
+PARENT = "vbt_dev_virtbus_parent"
+CYCLE = f"""\
+bound={DEVICE}
+free=vbt_dev_virtbus.gamma.0
+parent={PARENT}
+froze=yes
+log=0 2000 {DEVICE} suspend
+log=1 5000 {DEVICE} resume
+log=0 3000 {PARENT} suspend
+log=1 4000 {PARENT} resume
+"""
+ALIAS = f"""\
+alias=virtbus:vbt_dev_virtbus.beta
+alias=virtbus:vbt_dev_virtbus.alpha
+user=virtbus_rdma
+of_user=virtbus:virtbus_lan.rdma
+device={DEVICE}
+modalias=virtbus:vbt_dev_virtbus.alpha
+"""
+USERS = """\
+function=0000:05:00.0
+below=0000:05:00.0
+group=0000:05:00.0
+copied=1024 bytes
+function=0000:06:00.0
+below=0000:06:00.0
+group=0000:06:00.0
+copied=1024 bytes
+"""
+OPERATIONS = "queues=3 of 16\nmany=refused\nlink=up after 1 events\nclass=gone\nafter=-19\n"
+REMOVE = """\
+function=0000:05:00.0
+device=virtbus_lan.rdma.0
+log=[    9.123456] vbt: 77 virtbus_lan.rdma.0 remove
+log=[    9.123457] vbt: 78 0000:05:00.0 remove
+gone=yes
+"""
+RACE = "binds=20\nbinds=21\nmakes=9\nbalance=0\nbound=0\n"
+MANY = "made=2000\nunique=2000\ncounts=2000 2000\ngrown_kb=40\n"
+
+# Name of the procedure, an answer that is good, and what of it makes it bad, with the replacement.
+CASES = [
+    ("R01/anchor", f"device={DEVICE}\npath=/sys/devices/platform/{PARENT}/{DEVICE}", f"{PARENT}/", ""),
+    ("R01/anchor", f"device={DEVICE}\npath=/sys/devices/platform/{PARENT}/{DEVICE}", "/platform", "/virtual"),
+    ("R02/class", USERS, "below=0000:06:00.0", ""),
+    ("R02/class", USERS, "group=0000:05:00.0\n", "group=0000:05:00.0\ndma=virtbus_lan.rdma.0\n"),
+    ("R02/class", USERS, "1024 bytes\nfunction", "\nfunction"),
+    ("R05/modinfo", ALIAS, "alias=virtbus:vbt_dev_virtbus.beta", ""),
+    ("R05/modinfo", ALIAS, "of_user=virtbus:virtbus_lan.rdma", ""),
+    ("R06/uevent", ALIAS, "modalias=virtbus:vbt_dev_virtbus.alpha", ""),
+    ("R06/uevent", ALIAS, "modalias=virtbus:vbt_dev_virtbus.alpha", f"modalias=virtbus:{DEVICE}"),
+    ("R06/autoload", "driver=vbt_drv", "driver=vbt_drv", ""),
+    ("R07/fail-nth", "done=17\nerrors=0:2 12:15\nalive=0\nbalance=0", "done=17", ""),
+    ("R07/fail-nth", "done=17\nerrors=0:2 12:15\nalive=0\nbalance=0", "12:15", "12:14 22:1"),
+    ("R07/fail-nth", "done=17\nerrors=0:2 12:15\nalive=0\nbalance=0", "balance=0", "balance=1"),
+    ("R07/fail-nth", "done=1\nerrors=0:1 12:1\nalive=0\nbalance=0", "0:1 12:1", "0:1"),
+    ("R07/failslab", "errors=0:30 12:30\nalive=0\nbalance=0", "alive=0", "alive=2"),
+    ("R09/hold", f"first={DEVICE}\nsecond=b.1\nheld=1\nthird={DEVICE}", "second=b.1", f"second={DEVICE}"),
+    ("R09/hold", f"first={DEVICE}\nsecond=b.1\nheld=1\nthird={DEVICE}", f"third={DEVICE}", ""),
+    ("R10/scale", MANY, "unique=2000", "unique=1999"),
+    ("R10/scale", MANY, "counts=2000 2000", "counts=2000 1999"),
+    ("R10/scale", MANY, "grown_kb=40", "grown_kb=900"),
+    ("R10/scale", MANY, "grown_kb=40", ""),
+    ("R10/unload", "gone=virtual_bus", "gone=virtual_bus", ""),
+    ("R10/kmemleak", "", "", "leak=unreferenced object 0xffff (size 32):"),
+    ("R16/twin", "dev=a.0\ntwin=b.0\nlog=0 5 a.0 probe 1\nlog=1 6 b.0 probe 3", "probe 3", "probe 1"),
+    ("R16/twin", "dev=a.0\ntwin=b.0\nlog=0 5 a.0 probe 1\nlog=1 6 b.0 probe 3", "log=1 6 b.0 probe 3", ""),
+    ("R18/freeze", CYCLE, "froze=yes", ""),
+    ("R18/freeze", CYCLE, f"3000 {PARENT}", f"1000 {PARENT}"),
+    ("R18/freeze", CYCLE, f"4000 {PARENT}", f"6000 {PARENT}"),
+    ("R18/pci-remove", REMOVE, "vbt: 77", "vbt: 79"),
+    ("R18/pci-remove", REMOVE, "vbt: 78 0000:05:00.0 remove", ""),
+    ("R19/once", CYCLE, f"log=1 5000 {DEVICE} resume\n", f"log=1 5000 {DEVICE} resume\n" * 2),
+    ("R19/once", CYCLE, f"log=0 2000 {DEVICE} suspend\n", ""),
+    ("R22/users", OPERATIONS, "after=-19", "after=0"),
+    ("R22/users", OPERATIONS, "many=refused", ""),
+    ("R25/functions", "first=gone\nsecond=1024 bytes\nagain=1024 bytes", "second=1024 bytes", "second="),
+    ("R27/bind", "bound=d\ntimes=200\nprobe=201\nremove=200", "remove=200", "remove=199"),
+    ("R27/bind", "bound=d\ntimes=200\nprobe=201\nremove=200", "times=200", "still=7\ntimes=7"),
+    ("R27/race", RACE, "balance=0", "balance=2"),
+    ("R27/race", RACE, "makes=9", "makes=0"),
+    ("R27/race", RACE, "bound=0", "bound=1"),
+    ("R27/sysfs", RACE + "pokes=3\nreads=4\nscans=5", "scans=5", ""),
+    ("U01/freeze", "froze=yes\ndevices=2", "froze=yes", ""),
+    ("U02/quiet", "", "", "Driver 'x' needs updating - please use bus_type methods"),
+    ("U03/release", "created=10\nreleased=10", "released=10", "released=9"),
+    ("U10/create", "makes=1\ntakes=2\ndrives=3\nbalance=0\nbound=0", "balance=0", "balance=1"),
+    ("U10/race", RACE + "creates=3\ndrives=4", "drives=4", "drives=0"),
+    ("U10/rmmod", "waited_ms=1510\nleft=0", "waited_ms=1510", "waited_ms=20"),
+    ("U10/rmmod", "waited_ms=1510\nleft=0", "left=0", "left=1"),
+]
+
+
+def bench(folder: Path, answer: str) -> Bench:
+    return Bench(FakeHost({"*": answer}, folder), "virtbus")
+
+
+@pytest.mark.parametrize(("name", "good", "part", "instead"), CASES)
+def test_procedure(tmp_path: Path, name: str, good: str, part: str, instead: str) -> None:
+    seen = PROCEDURES[name](bench(tmp_path / "good", good))
+    assert seen.good, seen.seen
+    assert part in good
+    bad = good.replace(part, instead) if part else instead
+    assert not PROCEDURES[name](bench(tmp_path / "bad", bad)).good
+    assert seen.expected
+
+
+@pytest.mark.parametrize("name", sorted(PROCEDURES.keys() - {"R10/kmemleak", "U02/quiet"}))
+def test_no_answer_is_not_good(tmp_path: Path, name: str) -> None:
+    assert not PROCEDURES[name](bench(tmp_path, "")).good
+
+
+def test_every_procedure_was_seen_failing() -> None:
+    assert {name for name, *_ in CASES} == set(PROCEDURES)
+
+
+def test_a_script_that_fails_says_so(tmp_path: Path) -> None:
+    host = FakeHost({"*": (70, "it did not happen in 30 s")}, tmp_path)
+    with pytest.raises(CommandError, match="it did not happen"):
+        PROCEDURES["R01/anchor"](Bench(host, "virtbus"))
+
+
+def test_one_cycle_is_judged_by_two(tmp_path: Path) -> None:
+    board = bench(tmp_path, CYCLE)
+    assert PROCEDURES["R18/freeze"](board).good
+    assert PROCEDURES["R19/once"](board).good
+    assert len(board.host.commands) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        ("3 123 a.0 probe 1", Event(123, "a.0", "probe 1")),
+        ("[    9.1] vbt: 123 0000:05:00.0 shutdown", Event(123, "0000:05:00.0", "shutdown")),
+        ("[    9.1][    T1] vbt: 5 a.0 remove", Event(5, "a.0", "remove")),
+        ("[    9.1] virtio_net virtio0: something 123 else", None),
+        ("# vbt_test: 1 failed", None),
+    ],
+)
+def test_events(line: str, event: Event | None) -> None:
+    assert events(line) == ([event] if event else [])
+
+
+def test_shutdown_on_a_console() -> None:
+    console = f"[ 1.0] vbt: 8 {DEVICE} shutdown\r\n[ 1.1] vbt: 9 {PARENT} shutdown\r\n[ 1.2] reboot: Restarting\r\n"
+    prepared = {"bound": DEVICE, "parent": PARENT}
+    assert pm.shutdown_order(console, prepared).good
+    assert not pm.shutdown_order(console.replace("vbt: 8", "vbt: 10"), prepared).good
+    assert not pm.shutdown_order("", prepared).good
+    assert not pm.shutdown_order(console, {}).good
+
+
+def test_loading_the_bus_tells_what_is_loaded(tmp_path: Path) -> None:
+    loaded = modules.load_bus(bench(tmp_path, f"virtual_bus={NOTE.hex()} /lib/modules/x/virtual_bus.ko\n"))
+    assert loaded == [Loaded("virtual_bus", ID.hex(), "/lib/modules/x/virtual_bus.ko")]
+    assert modules.load_bus(bench(tmp_path / "builtin", "")) == []
+
+
+def test_the_proof_of_a_module() -> None:
+    good = modules.judge("virtual_bus", Loaded("virtual_bus", ID.hex(), "f"), ID.hex())
+    assert (good.verdict, good.proof, good.level) == (Verdict.PASS, True, None)
+    for other in (Loaded("virtual_bus", "", "f"), Loaded("virtual_bus", "00", "f")):
+        bad = modules.judge("virtual_bus", other, ID.hex())
+        assert (bad.verdict, bad.proof, bad.level) == (Verdict.ERROR, True, Level.LAB)
+
+
+def test_tests_are_asked_for_by_id(tmp_path: Path) -> None:
+    host = FakeHost({"*": f"notes={NOTE.hex()}"}, tmp_path)
+    assert modules.run_tests(Bench(host, "auxiliary"), ["R01", "U03"], timeout_s=9).build_id == ID.hex()
+    assert host.commands[0].endswith(" vdpalab /run/vdpalab/vbt auxiliary R01,U03")
+
+
+def test_staging_puts_every_module(tmp_path: Path) -> None:
+    for name in ("a.ko", "b.ko"):
+        (tmp_path / name).write_bytes(name.encode())
+    host = FakeHost({"*": ""}, tmp_path / "host")
+    stage(host, sorted(tmp_path.glob("*.ko")))
+    with tarfile.open(fileobj=io.BytesIO(host.inputs[0])) as tar:
+        assert tar.getnames() == ["a.ko", "b.ko"]
+
+
+def test_what_would_not_go_is_told(tmp_path: Path) -> None:
+    assert unload_all(FakeHost({"*": "vbt_dev_virtbus\n"}, tmp_path)) == ["vbt_dev_virtbus"]
