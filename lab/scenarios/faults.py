@@ -68,10 +68,12 @@ class Provoked:
                 exercise.wait_flowing(device)
             with lab.record.step(f"fault {self.action.name}"):
                 self._meanwhile()
+            with lab.record.step("afterwards"):
+                self._recover()
         finally:
             self._end(traffic)
-        with lab.record.step("afterwards"):
-            self._afterwards()
+        if self.action.afterwards != "lost":
+            self._prove_again()
 
     def _meanwhile(self) -> None:
         """Switch it on; see that it strikes, what the traffic does, and what a guest's release comes to."""
@@ -89,16 +91,19 @@ class Provoked:
         if self.action.name == "dma-outside":
             self._refused()
 
-    def _afterwards(self) -> None:
-        """Switch it off; a release that hung ends, and the path is what it was, unless the device is lost."""
-        action, exercise = self.action, self.exercise
-        if action.afterwards == "lost":
+    def _recover(self) -> None:
+        """Switch it off; a release that hung ends, unless the device is lost."""
+        if self.action.afterwards == "lost":
             # What hangs in L1 now does so for ever.
-            exercise.lab.expendable = True
+            self.exercise.lab.expendable = True
             return
         self._switch(on=False)
         if self.hung:
             self._released_at_last()
+
+    def _prove_again(self) -> None:
+        """The path is what it was, by itself or when the device is plugged again."""
+        action, exercise = self.action, self.exercise
         if not action.release:
             came_back = self._traffic(_BACK_S)
             wanted = "flows" if action.afterwards == "flows" else "stops"
@@ -196,8 +201,8 @@ class Provoked:
         self.exercise.replug(given)
 
     def _end(self, traffic: Job | None) -> None:
-        """The traffic ends; a guest that hangs cannot be told so, and goes with the run."""
-        if traffic:
+        """The traffic ends; a guest that hangs for good cannot be told so, and goes with the run."""
+        if traffic and not self.exercise.lab.expendable:
             with contextlib.suppress(LabError):
                 traffic.stop()
 

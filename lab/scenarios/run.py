@@ -27,7 +27,16 @@ from lab.config.finding import Finding, load_findings
 from lab.config.mutant import Mutant, load_mutant
 from lab.config.request import RunRequest
 from lab.config.scenario import VirtbusScenario
-from lab.errors import BuildError, DeviceModelDied, Interrupted, LabError, MachineDied, SiteLacks
+from lab.errors import (
+    BuildError,
+    DeviceModelDied,
+    Interrupted,
+    LabError,
+    MachineDied,
+    QmpError,
+    SiteLacks,
+    Unreachable,
+)
 from lab.evidence.record import Record
 from lab.model import Check, Level, RunResult, Verdict
 from lab.report import result as report
@@ -38,7 +47,7 @@ from lab.scenarios.keep import wait_while_kept
 from lab.scenarios.verdict import judge
 from lab.topology.collect import Logs, collect, read_log
 from lab.topology.devices import attach, make_devices
-from lab.topology.judge import death_declared, judge_ends, judge_machines
+from lab.topology.judge import death_declared, judge_ends, judge_machines, l1_died_as_declared
 from lab.topology.lab import Lab
 from lab.topology.plan import Plan, make_plan
 from lab.topology.preflight import check_memory
@@ -234,10 +243,19 @@ def _judge(run: _Run) -> None:
     if run.lab is None:
         return
     _look_at_device_model(run, run.lab)
+    _excuse_declared_death(run, run.lab)
     with run.record.step("judge"):
         # Who interrupts a run waits for its end, and kills it in the end.
         logs = collect(run.lab, hurry=isinstance(run.error, Interrupted))
         run.found.checks += judge_machines(run.lab, logs, complete=run.complete)
+
+
+def _excuse_declared_death(run: _Run, lab: Lab) -> None:
+    """An L1 that ends as the scenario declares takes every connection with it, and nothing in it can be undone."""
+    gone = isinstance(run.error, Unreachable | QmpError) or run.error is None
+    if gone and l1_died_as_declared(lab):
+        run.record.event("expected-death", machine="l1", error=str(run.error))
+        run.error, lab.expendable = None, True
 
 
 def _look_at_device_model(run: _Run, lab: Lab) -> None:

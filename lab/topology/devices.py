@@ -178,8 +178,7 @@ def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
             iotlb_entries=inject.iotlb_entries or modules.IOTLB_ENTRIES,
         ),
     )
-    action = lab.plan.vdpa_scenario.action
-    if isinstance(action, Migrate) and action.shadow_vq and given.netdev:
+    if lab.plan.shadows and given.netdev:
         given = QemuDevice(given.device, {**given.netdev, "x-svq": True})
     if inject.rx_queue_size is None:
         return given

@@ -84,6 +84,14 @@ def death_declared(lab: Lab, machine: str, level: Level, words: str) -> bool:
     return _declared(lab, found, last_words(found, status))
 
 
+def l1_died_as_declared(lab: Lab) -> bool:
+    """Whether L1's QEMU has ended by itself in a way that the scenario expects."""
+    if lab.l1 is None or not any(item.outcome == "death" for item in lab.plan.scenario.expect):
+        return False
+    status = lab.l1.process.poll()
+    return status is not None and not lab.l1.end_expected and _declared(lab, lab.l1, last_words(lab.l1, status))
+
+
 def _device_model(lab: Lab) -> list[Check]:
     """The process that emulates L1's hardware runs and says nothing, unless the scenario expects it."""
     model = lab.device_model

@@ -135,6 +135,12 @@ class Plan:
         """Whether the guest moves from one device to another."""
         return isinstance(self.scenario, VdpaScenario) and isinstance(self.scenario.action, Migrate)
 
+    @property
+    def shadows(self) -> bool:
+        """Whether QEMU puts its own virtqueues between guest and device."""
+        action = self.vdpa_scenario.action
+        return isinstance(action, Migrate) and action.shadow_vq
+
     def device_model(self) -> list[dict[str, Any]]:
         """What the device model is asked for (docs/ifcvf.md): the VFs of the run, called like their MACs."""
         device = self._device

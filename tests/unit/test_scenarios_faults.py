@@ -125,7 +125,7 @@ def test_a_fault_that_passes(world: World) -> None:
     world.flows = [False, True]
     assert set(world.run(STALL).values()) == {Verdict.PASS}
     assert world.did == [
-        "prove before", "flowing", "queue-stall on {'queue': 0}", "stop", "queue-stall off", "prove after",
+        "prove before", "flowing", "queue-stall on {'queue': 0}", "queue-stall off", "stop", "prove after",
     ]  # fmt: skip
 
 
@@ -149,13 +149,13 @@ def test_what_hangs_ends_when_the_fault_does(world: World) -> None:
     assert (verdicts["release meanwhile"], verdicts["release afterwards"]) == (Verdict.FAIL, Verdict.PASS)
     [check] = [check for check in world.exercise.found.checks if check.name == "release meanwhile"]
     assert (check.seen, check.level) == ("hangs in msleep < ifcvf_reset < vhost_vdpa_reset", Level.L1_KERNEL)
-    assert world.did[3:] == ["unplug", "stop", "queue-stall off", "unplug ends", "plug", "prove after"]
+    assert world.did[3:] == ["unplug", "queue-stall off", "unplug ends", "stop", "plug", "prove after"]
 
 
 def test_a_release_in_time(world: World) -> None:
     world.flows = [False]
     assert set(world.run({**STALL, "release": "done", "afterwards": "replug"}).values()) == {Verdict.PASS}
-    assert world.did[3:] == ["unplug", "stop", "queue-stall off", "plug", "prove after"]
+    assert world.did[3:] == ["unplug", "queue-stall off", "stop", "plug", "prove after"]
 
 
 def test_who_hangs_somewhere_else(world: World) -> None:

@@ -115,3 +115,22 @@ def test_a_device_that_cannot_be_asked_is_not_taken_for_driven(record: Record) -
     lab = lab_with(record, "net-vdpa_sim-vhost_vdpa-migrate", {"vdpa *": (1, "kernel answers: No such device")})
     with pytest.raises(CommandError, match="No such device"):
         released(lab, DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("status", "enabled", "words"),
+    [
+        (0, False, "status 0x0, no queue enabled"),
+        (3, False, "status 0x3, no queue enabled"),
+        (15, False, ""),
+        (3, True, ""),
+    ],
+)
+def test_a_device_of_the_labs_own_model_says_whether_it_is_driven(
+    record: Record, status: int, enabled: bool, words: str
+) -> None:
+    lab: Any = fake_lab(record, "net-ifcvf-vhost_vdpa-migrate")
+    state = {"status": status, "queues": [{"enabled": False}, {"enabled": enabled}]}
+    lab.device_model = SimpleNamespace(ask=lambda op, vf: state if (op, vf) == ("state", "vf1") else None)
+    device = VdpaDevice(lab.plan.vdpa.main, "pci/0000:01:00.0", DeviceClass.NET, 0x8086, 3, 1024)
+    assert released(lab, device) == words

@@ -10,10 +10,11 @@ import pytest
 
 from lab.config.scenario import Expected
 from lab.evidence.record import Record
+from lab.host.kmsg import KernelLog
 from lab.machine.machine import State
 from lab.model import Check, Level, Verdict
 from lab.topology.collect import Logs
-from lab.topology.judge import judge_ends, judge_machines
+from lab.topology.judge import judge_ends, judge_machines, l1_died_as_declared
 from tests.fake_machine import FakeProcess, make_machine
 
 QUIET = "[    0.100000] Linux version 6.12\n"
@@ -143,6 +144,18 @@ def test_a_death_that_the_scenario_expects(
         Expected(level=process.level, pattern="Assertion"),
     ]
     assert (machines.bad() == []) is excused
+
+
+@pytest.mark.parametrize(("pattern", "declared"), [("Assertion", True), ("SIGSEGV", False)])
+def test_an_l1_that_died_as_declared(machines: Machines, pattern: str, declared: bool) -> None:
+    machines.l0_log = KernelLog(Path("/absent"))
+    machines.expect = [Expected(level=Level.L0_QEMU, pattern=pattern, outcome="death", required=False)]
+    assert not l1_died_as_declared(machines.lab), "it runs"
+    machines.of_l1.status = -6
+    machines.of_l1.stderr.write_text("util/error.c:62: error_setv: Assertion `*errp == NULL' failed.\n")
+    assert l1_died_as_declared(machines.lab) is declared
+    machines.l1.end_expected = True
+    assert not l1_died_as_declared(machines.lab), "the lab ended it"
 
 
 def test_a_kernel_whose_panic_is_expected_may_end_its_machine(machines: Machines) -> None:
