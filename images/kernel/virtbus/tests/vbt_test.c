@@ -19,8 +19,8 @@
 #include <linux/wait.h>
 
 /*
- * How long nothing is released before releases are given up: with DEBUG_KOBJECT_RELEASE each comes up
- * to 4 s late, and machines may be slow.
+ * How long nothing is released before releases are given up: with DEBUG_KOBJECT_RELEASE each comes
+ * up to 4 s late, and machines may be slow.
  */
 #define VBT_RELEASE_STALL (10 * HZ)
 #define VBT_TEST_TIMEOUT (300 * HZ)
@@ -212,6 +212,7 @@ static void vbt_expect_next_name(struct vbt_test *t, const char *expected)
  */
 struct vbt_record {
 	struct vbt_drv drv;
+	char name[24];
 	bool registered;
 	/* what probe does */
 	int error;
@@ -262,24 +263,30 @@ static void vbt_count_shutdown(struct vbt_drv *drv, struct vbt_dev *dev)
 }
 
 /* A driver that is not registered yet; NULL is a failure of the test. */
-static struct vbt_record *vbt_driver_new(struct vbt_test *t, const char *name,
-					 const struct vbt_id *ids)
+static struct vbt_record *vbt_driver_new(struct vbt_test *t, const struct vbt_id *ids)
 {
 	struct vbt_record *rec = kzalloc(sizeof(*rec), GFP_KERNEL);
 
 	if (!vbt_expect(t, rec, "no memory"))
 		return NULL;
-	rec->drv.name = name;
 	rec->drv.ids = ids;
 	rec->drv.probe = vbt_probe;
 	rec->drv.remove = vbt_remove;
 	return rec;
 }
 
+/*
+ * With DEBUG_KOBJECT_RELEASE a driver's name is taken for seconds after its end, so each has its
+ * own.
+ */
 static int vbt_driver_add(struct vbt_record *rec)
 {
-	int ret = vbt_drv_register(&rec->drv);
+	static unsigned int number;
+	int ret;
 
+	snprintf(rec->name, sizeof(rec->name), "driver%u", ++number);
+	rec->drv.name = rec->name;
+	ret = vbt_drv_register(&rec->drv);
 	rec->registered = !ret;
 	return ret;
 }
@@ -346,8 +353,8 @@ static void vbt_R01_orphan(struct vbt_test *t)
 
 static void vbt_R04(struct vbt_test *t)
 {
-	struct vbt_record *first = vbt_driver_new(t, "first", vbt_alpha);
-	struct vbt_record *second = vbt_driver_new(t, "second", NULL);
+	struct vbt_record *first = vbt_driver_new(t, vbt_alpha);
+	struct vbt_record *second = vbt_driver_new(t, NULL);
 	struct vbt_id *table = kmemdup(vbt_alpha, sizeof(vbt_alpha), GFP_KERNEL);
 	struct vbt_dev *dev = vbt_make("alpha");
 	void *before = NULL, *now;
@@ -460,6 +467,7 @@ static void vbt_R07(struct vbt_test *t)
 	if (!vbt_next_name(t, name, sizeof(name)))
 		return;
 	vbt_fail_each(t, vbt_judge_nothing);
+	vbt_expect_alive(t, 1);
 	vbt_expect_next_name(t, name);
 	vbt_unmake(anchor);
 	vbt_expect_released(t);
@@ -494,6 +502,8 @@ static void vbt_R08(struct vbt_test *t)
 	vbt_expect_eq(t, PTR_ERR_OR_ZERO(dev), -EEXIST);
 	vbt_unmake(dev);
 	vbt_expect_alive(t, 1);
+	/* At once, also with DEBUG_KOBJECT_RELEASE. */
+	kobject_del(block);
 	kobject_put(block);
 	vbt_expect_next_name(t, name);
 	vbt_unmake(anchor);
@@ -576,7 +586,7 @@ static void vbt_R11(struct vbt_test *t)
 
 static void vbt_R14(struct vbt_test *t)
 {
-	struct vbt_record *drv = vbt_driver_new(t, "first", vbt_alpha);
+	struct vbt_record *drv = vbt_driver_new(t, vbt_alpha);
 	struct vbt_dev *dev = vbt_make("alpha");
 
 	vbt_expect_eq(t, PTR_ERR_OR_ZERO(dev), 0);
@@ -610,7 +620,7 @@ static void vbt_R14_release(struct vbt_test *t)
 
 static void vbt_R15(struct vbt_test *t)
 {
-	struct vbt_record *drv = vbt_driver_new(t, "first", vbt_alpha);
+	struct vbt_record *drv = vbt_driver_new(t, vbt_alpha);
 	char *name = kstrdup("alpha", GFP_KERNEL);
 	struct vbt_dev *dev;
 
@@ -633,7 +643,7 @@ out:
 
 static void vbt_R16(struct vbt_test *t)
 {
-	struct vbt_record *drv = vbt_driver_new(t, "first", vbt_alpha);
+	struct vbt_record *drv = vbt_driver_new(t, vbt_alpha);
 	struct vbt_dev *mine = vbt_make("alpha");
 	struct vbt_dev *other = vbt_make_as("vbt_other", "alpha", vbt_parents[0]);
 
@@ -696,7 +706,7 @@ static void vbt_power_cycle(struct device *device)
 
 static void vbt_R17(struct vbt_test *t)
 {
-	struct vbt_record *drv = vbt_driver_new(t, "first", vbt_alpha);
+	struct vbt_record *drv = vbt_driver_new(t, vbt_alpha);
 	struct vbt_dev *dev = vbt_make("alpha");
 
 	vbt_expect_eq(t, PTR_ERR_OR_ZERO(dev), 0);
@@ -714,7 +724,7 @@ out:
 
 static void vbt_R17_calls(struct vbt_test *t)
 {
-	struct vbt_record *drv = vbt_driver_new(t, "first", vbt_alpha);
+	struct vbt_record *drv = vbt_driver_new(t, vbt_alpha);
 	struct vbt_dev *dev = vbt_make("alpha");
 	const struct dev_pm_ops *pm;
 
@@ -746,7 +756,7 @@ out:
 
 static void vbt_R25(struct vbt_test *t)
 {
-	struct vbt_record *drv = vbt_driver_new(t, "first", vbt_alpha);
+	struct vbt_record *drv = vbt_driver_new(t, vbt_alpha);
 	struct vbt_dev *devs[2];
 
 	devs[0] = vbt_make_as(VBT_MOD, "alpha", vbt_parents[0]);
@@ -771,7 +781,7 @@ out:
 
 static void vbt_R27(struct vbt_test *t)
 {
-	struct vbt_record *drv = vbt_driver_new(t, "first", vbt_alpha);
+	struct vbt_record *drv = vbt_driver_new(t, vbt_alpha);
 	struct vbt_dev *dev = vbt_make("alpha");
 	int i;
 
@@ -806,7 +816,7 @@ static void vbt_U01(struct vbt_test *t)
 
 static void vbt_U02(struct vbt_test *t)
 {
-	struct vbt_record *drv = vbt_driver_new(t, "first", vbt_alpha);
+	struct vbt_record *drv = vbt_driver_new(t, vbt_alpha);
 	struct device_driver *driver;
 
 	if (t->failed)
@@ -864,7 +874,7 @@ static void vbt_U06(struct vbt_test *t)
 		{ VBT_MATCH(VBT_MOD, "beyond"), 2 },
 		{ }
 	};
-	struct vbt_record *drv = vbt_driver_new(t, "first", ids);
+	struct vbt_record *drv = vbt_driver_new(t, ids);
 	struct vbt_dev *dev = vbt_make("beyond");
 
 	vbt_expect_eq(t, PTR_ERR_OR_ZERO(dev), 0);
@@ -910,7 +920,7 @@ static void vbt_U07(struct vbt_test *t)
 {
 	int max = sizeof_field(struct vbt_id, name) - sizeof(VBT_MATCH(VBT_MOD, ""));
 	struct vbt_id *ids = kcalloc(2, sizeof(*ids), GFP_KERNEL);
-	struct vbt_record *drv = vbt_driver_new(t, "first", ids);
+	struct vbt_record *drv = vbt_driver_new(t, ids);
 	int lengths[] = { 19, 20, 40, max, max + 1, 200 };
 	int i;
 
@@ -924,7 +934,7 @@ static void vbt_U07(struct vbt_test *t)
 static void vbt_U07_entry(struct vbt_test *t)
 {
 	struct vbt_id *ids = kcalloc(2, sizeof(*ids), GFP_KERNEL);
-	struct vbt_record *drv = vbt_driver_new(t, "first", ids);
+	struct vbt_record *drv = vbt_driver_new(t, ids);
 	struct vbt_dev *dev = vbt_make("alpha");
 
 	vbt_expect(t, ids && !IS_ERR(dev), "no device");
@@ -957,8 +967,8 @@ static void vbt_U08(struct vbt_test *t)
 
 static void vbt_U09(struct vbt_test *t)
 {
-	struct vbt_record *no_probe = vbt_driver_new(t, "first", vbt_alpha);
-	struct vbt_record *no_ids = vbt_driver_new(t, "second", NULL);
+	struct vbt_record *no_probe = vbt_driver_new(t, vbt_alpha);
+	struct vbt_record *no_ids = vbt_driver_new(t, NULL);
 
 	if (!t->failed) {
 		no_probe->drv.probe = NULL;
@@ -980,8 +990,8 @@ static void vbt_U13(struct vbt_test *t)
 		{ VBT_MATCH(VBT_MOD, "beta"), 1 },
 		{ }
 	};
-	struct vbt_record *later = vbt_driver_new(t, "first", vbt_alpha);
-	struct vbt_record *other = vbt_driver_new(t, "second", beta);
+	struct vbt_record *later = vbt_driver_new(t, vbt_alpha);
+	struct vbt_record *other = vbt_driver_new(t, beta);
 	struct vbt_dev *dev = vbt_make("alpha"), *trigger = NULL;
 	unsigned long end;
 
@@ -1009,8 +1019,8 @@ out:
 
 static void vbt_U15(struct vbt_test *t)
 {
-	struct vbt_record *bad = vbt_driver_new(t, "first", vbt_alpha);
-	struct vbt_record *good = vbt_driver_new(t, "second", vbt_alpha);
+	struct vbt_record *bad = vbt_driver_new(t, vbt_alpha);
+	struct vbt_record *good = vbt_driver_new(t, vbt_alpha);
 	struct vbt_dev *dev = vbt_make("alpha");
 
 	vbt_expect_eq(t, PTR_ERR_OR_ZERO(dev), 0);
