@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lab.artifacts.kernel import IMAGES
 from lab.artifacts.virtbus import overlay
 from lab.errors import BuildError, InputError
 from lab.proc import run
@@ -124,3 +127,40 @@ def test_source_that_is_too_old_or_does_not_say(versions: Path, source: Path, ma
     (source / "Makefile").write_text(makefile)
     with pytest.raises(BuildError, match=problem):
         overlay(versions, None).apply(source)
+
+
+# The lab's own
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the lab's own folder."""
+    return Path(shutil.copytree(IMAGES / "virtbus", tmp_path_factory.mktemp("own") / "virtbus"))
+
+
+@pytest.mark.parametrize("mutant", sorted((IMAGES / "virtbus" / "mutants").glob("*.patch")), ids=lambda path: path.stem)
+def test_mutant_applies(own: Path, mutant: Path) -> None:
+    argv = ["patch", "-p1", "--fuzz=0", "--dry-run", "--batch", "--forward"]
+    done = run(argv, cwd=own, input=mutant.read_bytes(), check=False)
+    assert done.returncode == 0, done.text
+    assert b"\nCheck: " in mutant.read_bytes()
+
+
+def test_adapters_say_what_the_suite_asks_for() -> None:
+    tests = IMAGES / "virtbus" / "tests"
+    contract = (tests / "vbt_adapter.h").read_text()
+    asked = re.findall(r"^static inline [^\n(]*?\*?(vbt_\w+)\([^{]*?\);", contract, re.MULTILINE)
+    assert len(asked) == 12
+    for adapter in tests.glob("adapter-*.h"):
+        text = adapter.read_text()
+        missing = [name for name in asked if not re.search(rf"^static inline .*\b{name}\(", text, re.MULTILINE)]
+        assert not missing, adapter.name
+
+
+def test_exempt_ids_are_those_of_tests() -> None:
+    tests = IMAGES / "virtbus" / "tests"
+    ids = set(re.findall(r'VBT_TEST\("([RU]\d\d[.a-z]*)"', (tests / "vbt_test.c").read_text()))
+    known = ids | {item.partition(".")[0] for item in ids}
+    for adapter in tests.glob("adapter-*.h"):
+        exempt = re.findall(r'\{ "([^"]+)", VBT_(?:SKIP|CANNOT)', adapter.read_text())
+        assert set(exempt) <= known, adapter.name
