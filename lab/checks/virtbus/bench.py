@@ -36,7 +36,7 @@ leave() {
 }
 unload() {
     for module; do
-        leave "vbt_${module}_$N" 300 || { echo "vbt_${module}_$N did not go in 30 s" >&2; exit 70; }
+        leave "vbt_${module}_$N" 150 || { echo "vbt_${module}_$N did not go in 15 s" >&2; exit 70; }
     done
 }
 tries=0
