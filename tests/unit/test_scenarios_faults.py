@@ -117,6 +117,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         return Unplugged(0.5)
 
     monkeypatch.setattr("lab.actions.unplug.run", unplugged)
+    monkeypatch.setattr(module, "_SHOW_S", 0.1)
     with contextlib.closing(world.lab.record):
         yield world
 
