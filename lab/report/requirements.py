@@ -92,7 +92,8 @@ def _mutant_row(result: RunResult) -> tuple[str, ...]:
     seen = next((check.seen for check in result.checks if check.name == f"mutant {name}"), result.reason)
     caught = _CAUGHT.match(seen)
     if caught is None:
-        return name, check, kernel, "NOT CAUGHT", _first_line(seen)
+        word = "NOT CAUGHT" if result.verdict is Verdict.FAIL else "not judged"
+        return name, check, kernel, word, _first_line(seen)
     return name, check, kernel, caught["by"], _first_line(caught["evidence"])
 
 

@@ -20,15 +20,15 @@ _EVIDENCE = {
 _FIRST = 160
 
 
-def judge(checks: Sequence[Check], mutant: Mutant) -> list[Check]:
-    """Turn the checks of a mutant's run into those of the suite.
+def judge(checks: Sequence[Check], mutant: Mutant, *, complete: bool = True) -> list[Check]:
+    """Turn the checks of a mutant's run into those of the suite. One that ended early may not have come to its check.
 
     First comes one that says whether the named check caught the mutant; it is the proof. What else failed was the
     mutant's doing, which each check then says; one that could not be judged counts only when nothing was caught.
     """
     caught = [check for check in checks if check.verdict is Verdict.FAIL and is_named(check.name, mutant.check)]
     others = [check for check in checks if check.verdict is Verdict.FAIL and check not in caught]
-    verdict = _verdict(caught, others, mutant)
+    verdict = _verdict(caught, others, mutant, complete)
     if not caught:
         return [verdict, *(_excused(check) if check.verdict is Verdict.FAIL else check for check in checks)]
     bad = (Verdict.FAIL, Verdict.ERROR)
@@ -49,12 +49,14 @@ def how(evidence: str) -> str:
     return "not ok"
 
 
-def _verdict(caught: Sequence[Check], others: Sequence[Check], mutant: Mutant) -> Check:
+def _verdict(caught: Sequence[Check], others: Sequence[Check], mutant: Mutant, complete: bool) -> Check:
     expected = f"{mutant.check} fails ({mutant.expect})"
     if caught:
         evidence = caught[0].seen
         seen = f"caught by {caught[0].name} ({how(evidence)}): {evidence}"
         return Check(f"mutant {mutant.name}", Verdict.PASS, seen, expected, machine="l1", proof=True)
+    if not complete:
+        return Check.unproven(f"mutant {mutant.name}", "the run ended before", expected, proof=True)
     words = f"not caught: {mutant.what}"
     if others:
         words += f"; but {', '.join(check.name for check in others)} failed: {others[0].seen.splitlines()[0][:_FIRST]}"

@@ -303,7 +303,7 @@ def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
     checks, known = _known(run)
     error = run.error
     if mutant := _mutant(run):
-        checks = mutants.judge(checks, mutant)
+        checks = mutants.judge(checks, mutant, complete=run.error is None)
         # What killed the machine was the mutant, when its check has caught it.
         error = error if checks[0].verdict is not Verdict.PASS or isinstance(error, Interrupted) else None
     outcome = judge(checks, error, undo_failed, stopped_at=run.request.stop_at or "" if run.stopped else "")

@@ -83,11 +83,14 @@ def test_log_files(name: str, file: str) -> None:
 def test_mutants() -> None:
     caught = run(*mutants.judge([GOOD, BAD], MUTANT), scenario="mutant-R08-deletes")
     missed = run(*mutants.judge([GOOD], MUTANT), scenario="mutant-R08-deletes")
-    early = replace(run(scenario="mutant-R08-deletes"), reason="conformance-mutant: does not compile")
+    missed = replace(missed, verdict=Verdict.FAIL)
+    early = replace(
+        run(scenario="mutant-R08-deletes"), verdict=Verdict.ERROR, reason="conformance-mutant: does not compile"
+    )
     assert mutant_rows([caught, missed, early]) == [
         ("R08-deletes", "?", "?", "R08 a failed add (oops)", "BUG: kernel NULL pointer dereference"),
         ("R08-deletes", "?", "?", "NOT CAUGHT", "not caught: deletes what was never added"),
-        ("R08-deletes", "?", "?", "NOT CAUGHT", "conformance-mutant: does not compile"),
+        ("R08-deletes", "?", "?", "not judged", "conformance-mutant: does not compile"),
     ]
     assert requirement_rows([caught]) == []
 

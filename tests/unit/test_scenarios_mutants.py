@@ -36,6 +36,12 @@ def test_not_caught(found: list[Check]) -> None:
     assert verdict(checks, None).verdict is Verdict.FAIL
 
 
+def test_a_run_that_ended_early_has_not_missed_it() -> None:
+    checks = judge([GOOD], MUTANT, complete=False)
+    assert (checks[0].verdict, checks[0].level) == (Verdict.ERROR, Level.LAB)
+    assert judge([GOOD, BAD], MUTANT, complete=False)[0].verdict is Verdict.PASS
+
+
 def test_caught_by_another_check_only() -> None:
     other = Check("R09 numbers", Verdict.FAIL, "3, expected 4\nlog", "ok", Level.L1_KERNEL)
     checks = judge([other, LOG], MUTANT)
