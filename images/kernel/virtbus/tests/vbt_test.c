@@ -417,32 +417,44 @@ static void vbt_R06(struct vbt_test *t)
 }
 
 #ifdef CONFIG_FAULT_INJECTION
-/*
- * Make a device again and again and let its first allocation fail, its second, and so on, until no
- * failure was left to be used up. Returns how many failures there were.
- */
-static int vbt_fail_each(struct vbt_test *t, int (*judge)(struct vbt_test *t, struct vbt_dev *dev))
+/* Make a device while its nth allocation fails. Returns whether there was such an allocation. */
+static bool vbt_fail_nth(struct vbt_test *t, unsigned int n,
+			 int (*judge)(struct vbt_test *t, struct vbt_dev *dev))
 {
 	struct vbt_dev *dev;
 	bool used_up;
-	int n;
 
-	for (n = 1; n < 1000; n++) {
-		current->fail_nth = n;
-		dev = vbt_make("alpha");
-		used_up = !current->fail_nth;
-		current->fail_nth = 0;
-		if (judge(t, dev))
-			vbt_say(t, "that was with allocation %d failing", n);
-		vbt_unmake(dev);
-		if (!used_up)
-			break;
-	}
-	if (n == 1)
-		t->skip = "N in debugfs' failslab/ignore-gfp-wait lets allocations fail";
+	current->fail_nth = n;
+	dev = vbt_make("alpha");
+	used_up = !current->fail_nth;
+	current->fail_nth = 0;
+	if (judge(t, dev))
+		vbt_say(t, "that was with allocation %u failing", n);
+	vbt_unmake(dev);
+	return used_up;
+}
+
+/*
+ * Make devices while their first allocation fails, their second, and so on, until no failure was
+ * left to be used up. Each some times, for which allocation is the nth depends on what others have
+ * left.
+ */
+static void vbt_fail_each(struct vbt_test *t, int (*judge)(struct vbt_test *t, struct vbt_dev *dev))
+{
+	unsigned int n = 0, failed, total = 0;
+	int i;
+
+	do {
+		n++;
+		failed = 0;
+		for (i = 0; i < 4; i++)
+			failed += vbt_fail_nth(t, n, judge);
+		total += failed;
+	} while (failed && n < 1000);
+	if (total)
+		vbt_say(t, "%u allocations failed, up to the %uth", total, n - 1);
 	else
-		vbt_say(t, "%d allocations failed", n - 1);
-	return n - 1;
+		t->skip = "N in debugfs' failslab/ignore-gfp-wait lets allocations fail";
 }
 
 /* A number that is in use says that something was left. */
@@ -475,7 +487,12 @@ static void vbt_R07(struct vbt_test *t)
 
 static void vbt_U05(struct vbt_test *t)
 {
+	struct vbt_dev *anchor = vbt_make("alpha");
+
+	if (!vbt_expect_eq(t, PTR_ERR_OR_ZERO(anchor), 0))
+		return;
 	vbt_fail_each(t, vbt_judge_error);
+	vbt_unmake(anchor);
 	vbt_expect_released(t);
 }
 #else
