@@ -41,7 +41,7 @@ def _explain(check: Check, findings: Sequence[Finding]) -> tuple[Check, str]:
         for finding in findings:
             if finding.level is check.level and re.search(finding.pattern, check.seen):
                 seen = f"known {finding.id} ({finding.summary}): {check.seen}"
-                return dataclasses.replace(check, verdict=Verdict.PASS, seen=seen, proof=False), finding.id
+                return dataclasses.replace(check, verdict=Verdict.PASS, seen=seen, level=None, proof=False), finding.id
     return check, ""
 
 

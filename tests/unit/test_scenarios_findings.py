@@ -40,7 +40,8 @@ def applied(
 def test_a_known_finding_passes_and_is_shown() -> None:
     [check], known = applied(SPLAT)
     assert known == ("F001",)
-    assert check.verdict is Verdict.PASS
+    # A level says whose fault a check is that did not pass.
+    assert (check.verdict, check.level) == (Verdict.PASS, None)
     assert check.seen.startswith("known F001 (vp_vdpa warns on reset): WARNING: CPU: 0")
 
 
