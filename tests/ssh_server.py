@@ -72,9 +72,24 @@ class _Transport(paramiko.Transport):
 
 
 def _forward(channel: paramiko.Channel, destination: tuple[str, int]) -> object:
+    """Copy both ways until either side ends, and then end the other: who is forwarded waits for that."""
     connection = socket.create_connection(destination)
-    proc.pump(channel.recv, connection.sendall, "forward-in")
-    proc.pump(connection.recv, channel.sendall, "forward-out")
+
+    def back() -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            while data := connection.recv(65536):
+                channel.sendall(data)
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            channel.close()
+
+    def forth() -> None:
+        with contextlib.suppress(OSError):
+            while data := channel.recv(65536):
+                connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+
+    for copy in (back, forth):
+        threading.Thread(target=copy, daemon=True).start()
     return connection
 
 

@@ -151,7 +151,12 @@ class _SshStream(Stream):
 @contextlib.contextmanager
 def _closed_when_over(channel: paramiko.Channel, deadline: Deadline, what: str) -> Iterator[None]:
     """Close a channel when the time is up: paramiko waits for an answer, or for room to send, without a limit."""
-    timer = threading.Timer(deadline.left(), channel.close)
+
+    def close() -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the connection may have gone meanwhile
+            channel.close()
+
+    timer = threading.Timer(deadline.left(), close)
     timer.daemon = True
     timer.start()
     try:
