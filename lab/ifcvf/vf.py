@@ -144,16 +144,17 @@ class Vf:
             if not connection.receive(self._message):
                 self._disconnect("the client has gone")
         except ProtocolError as error:
-            self._disconnect(str(error))
+            self._disconnect(str(error), problem=True)
 
     def _writable(self) -> None:
         if self._connection is not None:
             try:
                 self._connection.flush()
             except ProtocolError as error:
-                self._disconnect(str(error))
+                self._disconnect(str(error), problem=True)
 
-    def _disconnect(self, why: str) -> None:
+    def _disconnect(self, why: str, *, problem: bool = False) -> None:
+        """End the connection, and say so when the client is to blame; all else is for the control socket only."""
         connection = self._connection
         if connection is None:
             return
@@ -167,7 +168,8 @@ class Vf:
         self.transport.reset()
         self._dma.clear()
         self.note("disconnected", why=why)
-        print(f"{self.config.name}: {why}", file=sys.stderr, flush=True)
+        if problem:
+            print(f"{self.config.name}: {why}", file=sys.stderr, flush=True)
 
     # Messages
 
@@ -339,7 +341,7 @@ class Vf:
                 self._connection.send(number, command, flags, body)
             except ProtocolError as error:
                 why = str(error)
-                self._loop.soon(lambda: self._disconnect(why))
+                self._loop.soon(lambda: self._disconnect(why, problem=True))
         return number
 
     def _answered(self, number: int, flags: int, body: bytes) -> None:

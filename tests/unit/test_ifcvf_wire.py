@@ -54,9 +54,17 @@ def test_a_version_that_cannot_be_understood_ends_the_connection(one: Bench, bod
     one.client("vf0")  # and the next one is served
 
 
-def test_nothing_is_answered_before_version(one: Bench) -> None:
+def test_nothing_is_answered_before_version(one: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Closed):
         one.client("vf0", version=False).call(Command.GET_INFO, bytes(16))
+    assert capsys.readouterr().err == "vf0: the first message is not VERSION\n"
+
+
+def test_a_client_that_goes_is_no_problem(one: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    one.client("vf0").sock.close()
+    one.pump()
+    assert one.vfs["vf0"].events(0)[-1]["why"] == "the client has gone"
+    assert capsys.readouterr().err == ""
 
 
 def test_version_comes_once(one: Bench) -> None:
