@@ -114,11 +114,12 @@ class QmpRefused(QmpError):
 class DeviceModelDied(LabError):
     """The process that emulates hardware for L1 ended by itself; what a kernel or QEMU did after that proves nothing.
 
-    ``how`` is how it ended.
+    ``how`` is how it ended, ``machine`` what the lab calls it.
     """
 
-    def __init__(self, how: str, stderr: str, *, log: Path | None = None) -> None:
+    def __init__(self, how: str, stderr: str, *, machine: str, log: Path | None = None) -> None:
         self.how = how
+        self.machine = machine
         super().__init__(f"the device model of the IFC VFs ended ({how})\n{stderr}".rstrip(), log=log)
 
 

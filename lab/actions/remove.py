@@ -25,7 +25,7 @@ _STATES = '[ -e "$0/rc" ] || ps -o stat= -s "$(cat "$0/pid")"'
 
 @dataclass(frozen=True)
 class Removed:
-    """``seconds`` from the moment that the user had let go to the removal's end."""
+    """``seconds`` from the moment that the guest had let go to the removal's end."""
 
     seconds: float
 
@@ -45,16 +45,18 @@ class Removal:
         """The states of its processes (ps(1): D is an uninterruptible wait), "" when it has ended."""
         return " ".join(self.host.run(["sh", "-c", _STATES, self.job.folder], check=False).text.split())
 
-    def finish(self, config: Remove) -> Removed:
-        """Wait for its end, now that nobody uses the device. Raises ProductFailure when it does not come, or fails."""
-        begin = time.monotonic()
+    def finish(self, config: Remove, since: float) -> Removed:
+        """Wait for its end, now that nobody uses the device; ``since`` is when the guest let go (time.monotonic()).
+
+        Raises ProductFailure when it does not come, or fails.
+        """
         try:
             done = self.job.finish(self.host, config.max_wait_s)
         except DeadlineExceeded as error:
             raise self._failure(f"{config.kind} has not ended {error.seconds:.0f} s after its user let go") from error
         if done.returncode != 0:
             raise self._failure(f"{config.kind} failed: {done.stderr.decode(errors='replace').strip()}")
-        return Removed(time.monotonic() - begin)
+        return Removed(time.monotonic() - since)
 
     def _failure(self, words: str) -> ProductFailure:
         return ProductFailure(words, level=Level.L1_KERNEL, machine=self.host.name)

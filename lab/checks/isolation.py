@@ -25,6 +25,8 @@ _LOW_IF_MORE, _LOW = 0x80000000, 0xB0000000
 _HIGH = 1 << 32
 
 _HVA = re.compile(r"\bis (0x[0-9a-f]+)")
+# gpa2hva() of QEMU (monitor/hmp-cmds.c).
+_NO_MEMORY = re.compile(r"No memory is mapped at address|Memory at address \S+ is not RAM")
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,20 @@ def sections(ram: int, reach: Sequence[Window]) -> list[tuple[int, int]]:
     That is its RAM, and what else of it the device reaches, such as the firmware's ROM: vhost-vdpa maps whatever is
     memory and no device's (hw/virtio/vhost-vdpa.c).
 
-    The guest's own monitor could tell: `info mtree -f`. But asking keeps each device in it from going away (F002).
+    The guest's own monitor could tell: `info mtree -f`. But asking keeps each device in it from going away
+    (lab/DECISIONS.md, "Isolation is compared page by page").
     """
     more = [(window.iova, window.size) for window in reach if window.iova >= ram]
     return [(0, ram), *more]
 
 
-def host_address(answer: str) -> int:
-    """The virtual address in the monitor's answer to ``gpa2hva``. Raises LabError."""
+def host_address(answer: str) -> int | None:
+    """The virtual address in the monitor's answer to ``gpa2hva``; None where the guest has no memory.
+
+    Raises LabError for any other answer.
+    """
+    if _NO_MEMORY.search(answer):
+        return None
     found = _HVA.search(answer)
     if not found:
         raise LabError(f"no address in the monitor's answer to gpa2hva: {answer!r}")
@@ -103,12 +111,19 @@ def judge_attached(reach: Sequence[Window], guest: Mapping[int, int], *, memory:
 
 
 def judge_released(before: Sequence[Window], after: Sequence[Window]) -> Check:
-    """What the device can reach after the guest has let go must be what it could reach before it had it."""
-    first, last = ([(window.iova, window.size) for window in one] for one in (before, after))
+    """What the device can reach after the guest has let go must be what it could reach before it had it.
+
+    Both are the device model's, so that the offsets too are of the same memory.
+    """
+    first, last = list(before), list(after)
+    seen = f"{_ranges(last)} after, {_ranges(first)} before"
+    changed = next((window for window in last if window not in first), None)
+    if changed:
+        seen += f"; the first other: {changed.size:#x} bytes at {changed.iova:#x} lead to {changed.offset:#x}"
     return Check.judged(
         "isolation after release",
         first == last,
-        f"{_ranges(last)} after, {_ranges(first)} before",
+        seen,
         "the ranges of before, in L1's own domain",
         level=Level.L1_KERNEL,
         machine="l2",
@@ -122,8 +137,8 @@ def _pages(reach: Iterable[Window]) -> Iterator[tuple[int, int]]:
             yield (window.iova + at) // PAGE, window.offset + at
 
 
-def _ranges(found: Sequence[tuple[int, int]]) -> str:
-    return f"{len(found)} ranges of {sum(size for _, size in found) >> 20} MiB"
+def _ranges(found: Sequence[Window]) -> str:
+    return f"{len(found)} ranges of {sum(window.size for window in found) >> 20} MiB"
 
 
 def _int(value: object) -> int:

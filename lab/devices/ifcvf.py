@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from lab.errors import LabError
+from lab.errors import HostError, LabError
 from lab.host import modules, pci, vdpa
 from lab.host.base import Host
 from lab.model import DeviceClass
@@ -47,7 +47,7 @@ def _management_devices(host: Host, functions: tuple[str, ...], device_class: De
     found = [by_function[function] for function in functions if function in by_function]
     if len(found) < len(functions):
         missing = ", ".join(function for function in functions if function not in by_function)
-        raise LabError(f"{host.name}: {_DRIVER} made no management device of: {missing}")
+        raise HostError(f"{host.name}: {_DRIVER} made no management device of: {missing}")
     # What `vdpa mgmtdev show` calls the classes.
     wanted = {DeviceClass.NET: "net", DeviceClass.BLK: "block"}[device_class]
     wrong = [device.name for device in found if device.classes != {wanted}]

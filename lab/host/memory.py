@@ -36,12 +36,13 @@ def huge_pages(host: Host, megabytes: int) -> Iterator[None]:
 
     Raises LabError when the host has not enough memory in pieces of that size.
     """
-    count = -(-megabytes // _PAGE_MB)
-    with undoing(host, f"{count} huge pages", lambda: run_script(host, _RETURN, str(count))):
+    count = added = -(-megabytes // _PAGE_MB)
+    with undoing(host, f"{count} huge pages", lambda: run_script(host, _RETURN, str(added))):
         have, wanted = map(int, run_script(host, _RESERVE, str(count)).text.split())
         if have < wanted:
+            added = count - (wanted - have)
             raise LabError(
-                f"{host.name}: {count - (wanted - have)} huge pages of 2 MiB could be had of the {count} that are "
+                f"{host.name}: {added} huge pages of 2 MiB could be had of the {count} that are "
                 f"needed for {megabytes} MiB",
                 hint="more memory for L1 in the site, or less for L2",
             )

@@ -29,7 +29,7 @@ from lab.ifcvf.net import NetDevice
 from lab.ifcvf.pci import BAR_SIZES, CONFIG_SIZE, Function, MsixTable
 from lab.ifcvf.ring import Queue
 from lab.ifcvf.transport import Transport
-from lab.ifcvf.wire import Command, Connection, Flag, Irq, ProtocolError, Refused, Region
+from lab.ifcvf.wire import Command, Connection, Flag, Gone, Irq, ProtocolError, Refused, Region
 
 _REGION_SIZES = {**BAR_SIZES, int(Region.CONFIG): CONFIG_SIZE}
 # As plain numbers: an operation on an IntFlag costs as much as a packet.
@@ -144,16 +144,20 @@ class Vf:
             if not connection.receive(self._message):
                 self._disconnect("the client has gone")
         except ProtocolError as error:
-            self._disconnect(str(error))
+            self._break_off(error)
 
     def _writable(self) -> None:
         if self._connection is not None:
             try:
                 self._connection.flush()
             except ProtocolError as error:
-                self._disconnect(str(error))
+                self._break_off(error)
 
-    def _disconnect(self, why: str) -> None:
+    def _break_off(self, error: ProtocolError) -> None:
+        self._disconnect(str(error), problem=not isinstance(error, Gone))
+
+    def _disconnect(self, why: str, *, problem: bool = False) -> None:
+        """End the connection, and say so when the client is to blame; all else is for the control socket only."""
         connection = self._connection
         if connection is None:
             return
@@ -167,7 +171,8 @@ class Vf:
         self.transport.reset()
         self._dma.clear()
         self.note("disconnected", why=why)
-        print(f"{self.config.name}: {why}", file=sys.stderr, flush=True)
+        if problem:
+            print(f"{self.config.name}: {why}", file=sys.stderr, flush=True)
 
     # Messages
 
@@ -338,8 +343,8 @@ class Vf:
             try:
                 self._connection.send(number, command, flags, body)
             except ProtocolError as error:
-                why = str(error)
-                self._loop.soon(lambda: self._disconnect(why))
+                why = error
+                self._loop.soon(lambda: self._break_off(why))
         return number
 
     def _answered(self, number: int, flags: int, body: bytes) -> None:

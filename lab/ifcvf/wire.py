@@ -108,6 +108,10 @@ class ProtocolError(Exception):
     """The client broke the protocol so that nothing after it can be trusted: the connection ends."""
 
 
+class Gone(ProtocolError):
+    """There is no client any more to send to, which is nobody's fault."""
+
+
 class Refused(Exception):
     """A well-formed request that cannot be served. ``errno`` is what the client is told."""
 
@@ -222,7 +226,7 @@ class Connection:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise ProtocolError(f"the client has gone: {error.strerror}") from None
+            raise Gone(f"the client has gone: {error.strerror}") from None
 
 
 def parse_version(body: bytes) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from lab import proc
 from lab.errors import DeviceModelDied, LabError
+from lab.ifcvf import control
 from lab.machine.process import describe_end, note_argv
 from lab.wait import Deadline
 
@@ -29,7 +29,6 @@ _CONFIG = "vfs.json"
 _CONTROL = "control.sock"
 _READY_S = 30.0
 _ANSWER_S = 20.0
-_LINE_BYTES = 64 << 20
 
 
 class DeviceModel:
@@ -78,7 +77,7 @@ class DeviceModel:
         status = self.poll()
         if status is None or self.end_expected or self._stopped:
             return status is None
-        raise DeviceModelDied(describe_end(status), self.words(), log=self.log)
+        raise DeviceModelDied(describe_end(status), self.words(), machine=NAME, log=self.log)
 
     def words(self) -> str:
         """The last lines of its standard error."""
@@ -87,15 +86,17 @@ class DeviceModel:
 
     def ask(self, op: str, **fields: Any) -> Any:
         """Ask its control socket and return the result. Raises LabError when it refuses or does not answer."""
-        request = json.dumps({"op": op, **fields}).encode() + b"\n"
+        folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
         try:
-            answer = json.loads(self._exchange(request))
+            # A name that is short whatever the directory is called (proc(5)).
+            return control.ask(f"/proc/self/fd/{folder}/{_CONTROL}", {"op": op, **fields}, _ANSWER_S)
+        except control.ControlError as error:
+            raise LabError(f"the device model refused {op} {fields}: {error}", log=self.log) from error
         except (OSError, ValueError) as error:
             self.check_alive()
             raise LabError(f"the device model did not answer {op}: {error!r}", log=self.log) from error
-        if not answer.get("ok"):
-            raise LabError(f"the device model refused {op} {fields}: {answer.get('error')}", log=self.log)
-        return answer["result"]
+        finally:
+            os.close(folder)
 
     def counters(self, vf: str) -> dict[str, int]:
         """What a VF has counted."""
@@ -126,16 +127,3 @@ class DeviceModel:
             raise LabError(f"the device model did not say that it is ready: {line!r}", log=self.log) from error
         if ready is not True:
             raise LabError(f"the device model is not ready: {line!r}", log=self.log)
-
-    def _exchange(self, request: bytes) -> bytes:
-        folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                sock.settimeout(_ANSWER_S)
-                # A name that is short whatever the directory is called (proc(5)).
-                sock.connect(f"/proc/self/fd/{folder}/{_CONTROL}")
-                sock.sendall(request)
-                with sock.makefile("rb") as stream:
-                    return stream.readline(_LINE_BYTES)
-        finally:
-            os.close(folder)

@@ -142,6 +142,8 @@ def _virtio_blk(lab: Lab) -> str:
         file.truncate(_DISK_BYTES)
     node = {"driver": "raw", "node-name": _SERIAL, "file": {"driver": "file", "filename": str(image)}}
     lab.l1.query("blockdev-add", node)
+    # QEMU has it open: without a name it goes with QEMU, however the run ends.
+    image.unlink()
     place = {"bus": spare_port(1), "drive": _SERIAL, "serial": _SERIAL, "id": _SERIAL}
     lab.l1.plug(QemuDevice({"driver": "virtio-blk-pci", **place}))
     return wait_until(

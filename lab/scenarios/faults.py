@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lab.actions import unplug
 from lab.config.scenario import Fault, Unplug
-from lab.errors import DeadlineExceeded, LabError, ProductFailure
+from lab.errors import CommandError, DeadlineExceeded, LabError, ProductFailure, product
 from lab.host.base import COMMAND_S
 from lab.machine.device_model import DeviceModel
 from lab.model import Check, Level
@@ -37,6 +37,8 @@ _STACKS = 'for stack in "/proc/$0/task/"*/stack; do cat "$stack"; echo; done'
 _FUNCTION = re.compile(r"^\[<0>\] ([\w.]+)\+", re.MULTILINE)
 _SHOWN = 6
 _UNPLUG = Unplug(kind="unplug")
+# ping(8): some replies came, none did. Any other status is a ping that did not do its work.
+_REPLIED, _SILENT = 0, 1
 
 
 def run(exercise: Exercise, action: Fault) -> None:
@@ -53,6 +55,8 @@ class Provoked:
     exercise: Exercise
     action: Fault
     model: DeviceModel
+    # Whether the fault may be on, and whether a guest's release hangs.
+    on: bool = False
     hung: bool = False
 
     def run(self) -> None:
@@ -70,74 +74,95 @@ class Provoked:
                 self._meanwhile()
             with lab.record.step("afterwards"):
                 self._recover()
+        except BaseException:
+            self._give_up()
+            raise
         finally:
             self._end(traffic)
-        if self.action.afterwards != "lost":
+        if not lab.expendable:
             self._prove_again()
 
     def _meanwhile(self) -> None:
         """Switch it on; see that it strikes, what the traffic does, and what a guest's release comes to."""
-        if self.action.when != "start":
+        action = self.action
+        if action.afterwards == "lost":
+            # What hangs in L1 from now on does so for ever.
+            self.exercise.lab.expendable = True
+        if action.when == "start":
+            self.on = True
+        else:
             self._switch(on=True)
-        if self.action.when == "attach":
+        if action.when == "attach":
             self._plug()
-        self._judge("traffic meanwhile", self._traffic(_SHOW_S), self.action.traffic)
-        if self.action.release:
+        # Some strike only when the guest lets the device go.
+        if not action.release and not self._struck():
+            return
+        self._judge_traffic("traffic meanwhile", _SHOW_S, action.traffic)
+        if action.release:
             self.hung = self._release()
             seen = f"hangs in {self._stuck()}" if self.hung else "done"
-            self._judge("release meanwhile", seen, self.action.release)
-        if self.action.name != "death":
-            self._struck()
-        if self.action.name == "dma-outside":
+            self._judge_release("release meanwhile", seen, action.release)
+            if action.name != "death":
+                self._struck()
+        if action.name == "dma-outside":
             self._refused()
 
     def _recover(self) -> None:
         """Switch it off; a release that hung ends, unless the device is lost."""
         if self.action.afterwards == "lost":
-            # What hangs in L1 now does so for ever.
-            self.exercise.lab.expendable = True
             return
         self._switch(on=False)
         if self.hung:
             self._released_at_last()
 
+    def _give_up(self) -> None:
+        """Something broke while the fault was on: without it nothing hangs in L1, or else L1 goes with the run."""
+        lab = self.exercise.lab
+        if self.on and not lab.expendable:
+            try:
+                self._switch(on=False)
+            except LabError as error:
+                lab.record.event("fault-stays", name=self.action.name, error=str(error))
+        lab.expendable = lab.expendable or self.on or self.hung
+
     def _prove_again(self) -> None:
         """The path is what it was, by itself or when the device is plugged again."""
         action, exercise = self.action, self.exercise
-        if not action.release:
-            came_back = self._traffic(_BACK_S)
-            wanted = "flows" if action.afterwards == "flows" else "stops"
-            self._judge("traffic afterwards", came_back, wanted)
-            if action.afterwards == "replug":
-                self._unplug()
         if action.afterwards == "replug":
+            # Whether traffic comes back without that depends on what the driver waited for when the fault ended.
+            if not action.release:
+                self._unplug()
             self._plug()
+        else:
+            self._judge_traffic("traffic afterwards", _BACK_S, "flows")
         exercise.prove(exercise.devices.main, "after")
 
     def _switch(self, *, on: bool) -> None:
         name, vf = self.action.name, self._vf
+        self.on = self.on or on
         if not (on and name == "death"):
             self.model.ask("fault", vf=vf, name=name, on=on, **(self.action.parameters if on else {}))
+            self.on = on
             return
         self.model.end_expected = True
         with contextlib.suppress(LabError):
             self.model.ask("fault", vf=vf, name=name, on=on)
         wait_until(lambda: self.model.poll() is not None, Deadline(_RELEASE_S), "the death of the device model")
 
-    def _struck(self) -> None:
-        """The device model counts how often a fault has struck: one that never did was not exercised.
+    def _struck(self) -> bool:
+        """The device model counts how often a fault has struck: one that never did proves nothing.
 
-        One that comes and goes by a clock may not have come when the first packet was across.
+        It has some time for that: what the traffic is judged by must not have gone across before it.
         """
         with contextlib.suppress(DeadlineExceeded):
             wait_until(self._strikes, Deadline(_SHOW_S * self.exercise.lab.slowness["l2"]), "the fault to strike")
-        count = self._strikes()
+        count, name, expected = self._strikes(), f"fault {self.action.name} struck", "at least once"
         self.exercise.found.checks.append(
-            Check.judged(
-                f"fault {self.action.name} struck", count > 0, f"{count} times", "at least once",
-                level=Level.LAB, machine="ifcvf", proof=True,
-            )
-        )  # fmt: skip
+            Check.judged(name, True, f"{count} times", expected, level=Level.LAB, machine="ifcvf", proof=True)
+            if count
+            else Check.unproven(name, "0 times", expected, machine="ifcvf", proof=True)
+        )
+        return count > 0
 
     def _strikes(self) -> int:
         return int(self.model.ask("faults", vf=self._vf)["struck"][self.action.name])
@@ -155,23 +180,38 @@ class Provoked:
         )  # fmt: skip
 
     def _traffic(self, seconds: float) -> str:
-        """``flows`` as soon as one packet has come across and back, ``stops`` when none did within the time."""
+        """``flows`` as soon as one packet has come across and back, ``stops`` when none did within the time.
+
+        Raises CommandError when ping did not look, ProductFailure when it does not end: L1 hangs.
+        """
         path, lab = self.exercise.path, self.exercise.lab
         assert isinstance(path, NetPath)
         limit = math.ceil(seconds * lab.slowness["l2"])
         # -w ends it also when nothing answers; -c 1 counts answers, not requests, together with it (ping(8)).
         argv = ["ping", "-n", "-q", "-c", "1", "-i", "0.2", "-w", str(limit), path.server.address]
-        done = path.client.host.run(path.client.argv(argv), check=False, timeout_s=2 * limit + COMMAND_S)
-        return "flows" if done.returncode == 0 else "stops"
+        host = path.client.host
+        with product(Level.L1_KERNEL, host.name):
+            done = host.run(path.client.argv(argv), check=False, timeout_s=2 * limit + COMMAND_S)
+        # `ip netns exec` has the status 1 too, when it cannot run the command.
+        if done.returncode not in (_REPLIED, _SILENT) or "packets transmitted" not in done.text:
+            raise CommandError(host.name, done)
+        return "flows" if done.returncode == _REPLIED else "stops"
 
     def _release(self) -> bool:
-        """Take the device from the guest; whether it still had it after a long time."""
+        """Take the device from the guest; whether it still had it after a long time.
+
+        Raises ProductFailure when the guest refuses.
+        """
         exercise, given = self.exercise, self.exercise.given
         assert given is not None
         guest = exercise.lab.guests["l2"]
         try:
             guest.machine.unplug(given, Deadline(_RELEASE_S * exercise.lab.slowness["l2"]))
-        except (DeadlineExceeded, ProductFailure):
+        except DeadlineExceeded:
+            return True
+        except ProductFailure as error:
+            if not isinstance(error.__cause__, DeadlineExceeded):
+                raise
             return True
         return False
 
@@ -187,14 +227,18 @@ class Provoked:
         return " < ".join(_FUNCTION.findall(inside[0])[:_SHOWN]) if inside else "no call into vDPA"
 
     def _released_at_last(self) -> None:
+        """A guest's release that hung ends, now that the fault has; where it does not, L1 goes with the run."""
         exercise, given = self.exercise, self.exercise.given
         assert given is not None
         machine = exercise.lab.guests["l2"].machine
         try:
             seconds = machine.finish_unplug(given, Deadline(_BACK_S * exercise.lab.slowness["l2"]))
-            self._judge("release afterwards", "done", "done", f" after {seconds:.1f} s")
         except DeadlineExceeded as error:
-            self._judge("release afterwards", f"hangs: {error.message}", "done")
+            self._judge_release("release afterwards", f"hangs: {error.message}", "done")
+            exercise.lab.expendable = True
+            return
+        self.hung = False
+        self._judge_release("release afterwards", "done", "done", f" after {seconds:.1f} s")
 
     def _unplug(self) -> None:
         exercise, given = self.exercise, self.exercise.given
@@ -213,7 +257,14 @@ class Provoked:
             with contextlib.suppress(LabError):
                 traffic.stop()
 
-    def _judge(self, name: str, seen: str, expected: str, more: str = "") -> None:
+    def _judge_traffic(self, name: str, seconds: float, expected: str) -> None:
+        """Whose fault it is when it is another than declared, no log tells: the guest's driver has its part in it."""
+        exercise, seen = self.exercise, self._traffic(seconds)
+        exercise.found.checks.append(
+            Check.judged(name, seen == expected, seen, expected, level=exercise.blame, machine=exercise.user)
+        )
+
+    def _judge_release(self, name: str, seen: str, expected: str, more: str = "") -> None:
         self.exercise.found.checks.append(
             Check.judged(name, seen == expected, f"{seen}{more}", expected, level=Level.L1_KERNEL, machine="l1")
         )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from lab.actions import remove, unplug
 from lab.checks import process
 from lab.config.scenario import Remove, Unplug
+from lab.errors import DeadlineExceeded
 from lab.model import Check, Level
 from lab.scenarios.traffic import UNDER_ACTION_S, stopped_on_error
 from lab.topology import devices as bringup
+from lab.wait import Deadline, wait_until
 
 if TYPE_CHECKING:
     from lab.actions.remove import Removal
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
 # How long the guest has to give the device back.
 _UNPLUG = Unplug(kind="unplug")
+# Seconds on the reference machine that a removal may take to come to its wait.
+_WAITING_S = 10.0
 
 
 def run(exercise: Exercise, action: Remove) -> None:
@@ -30,14 +36,15 @@ def run(exercise: Exercise, action: Remove) -> None:
         exercise.wait_flowing(device)
         with lab.record.step(action.kind):
             removal = remove.start(lab.host, device, action)
-            # Whoever waits has had the time of some traffic to come to its wait.
+            # A wait that is only on the way is over when some traffic has gone across.
             exercise.wait_flowing(device)
-            exercise.found.checks.append(_waits(removal, action))
+            exercise.found.checks.append(waits(removal, action, Deadline(_WAITING_S * lab.slowness["l1"])))
         with lab.record.step("unplug"):
-            exercise.found.metrics += unplug.run(guest.machine, given, _UNPLUG, lab.slowness["l2"]).metrics()
+            begin = time.monotonic()
+            unplugged = unplug.run(guest.machine, given, _UNPLUG, lab.slowness["l2"])
+            removed = removal.finish(action, begin + unplugged.seconds)
     traffic.stop()
-    record = removal.finish(action)
-    exercise.found.metrics += record.metrics()
+    exercise.found.metrics += (*unplugged.metrics(), *removed.metrics())
     released = process.look(lab.host, guest.process.pid)
     exercise.found.checks.append(process.open_node(released, exercise.node(given), machine="l2", attached=False))
     with lab.record.step("back"):
@@ -51,16 +58,29 @@ def run(exercise: Exercise, action: Remove) -> None:
         exercise.found.checks.append(_only_one(exercise))
 
 
-def _waits(removal: Removal, action: Remove) -> Check:
-    states = removal.waits()
+def waits(removal: Removal, action: Remove, deadline: Deadline) -> Check:
+    """Judge that a removal that has begun comes to its wait, instead of ending at once or going on for ever."""
+    states = ""
+
+    def settled() -> bool:
+        nonlocal states
+        states = removal.waits()
+        return not states or _uninterruptible(states)
+
+    with contextlib.suppress(DeadlineExceeded):
+        wait_until(settled, deadline, f"{action.kind} to wait for the guest")
     return Check.judged(
         "removal waits for the guest",
-        any(state.startswith("D") for state in states.split()),
+        _uninterruptible(states),
         f"process states {states}" if states else f"{action.kind} ended while the guest had the device",
         "an uninterruptible wait (D), and traffic that goes on",
         level=Level.L1_KERNEL,
         machine="l1",
     )
+
+
+def _uninterruptible(states: str) -> bool:
+    return any(state.startswith("D") for state in states.split())
 
 
 def _only_one(exercise: Exercise) -> Check:

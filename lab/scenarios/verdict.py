@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lab.errors import DeviceModelDied, InputError, Interrupted, LabError, MachineDied, ProductFailure, SiteLacks
-from lab.machine.device_model import NAME as DEVICE_MODEL
 from lab.model import Check, Level, Verdict
 
 
@@ -37,7 +36,7 @@ def judge(
         return Outcome(Verdict.ERROR, Level.LAB, None, "interrupted")
     if isinstance(error, DeviceModelDied):
         # Hardware that is gone makes kernels and QEMUs say and do anything.
-        return Outcome(Verdict.ERROR, Level.LAB, DEVICE_MODEL, error.message)
+        return Outcome(Verdict.ERROR, Level.LAB, error.machine, error.message)
     if isinstance(error, (MachineDied, ProductFailure)) and not (failed and _distance(failed[0]) <= _reach(error)):
         return _from_product(error)
     if failed:

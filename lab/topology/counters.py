@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from lab.checks import counters
 from lab.config.scenario import Ifcvf, VdpaSim
-from lab.errors import CommandError, LabError
+from lab.errors import CommandError, DeadlineExceeded, LabError
 from lab.host import vdpa
 from lab.host.vdpa import VdpaDevice
 from lab.model import DeviceClass
 from lab.topology.lab import BLOCK_SERIAL, Lab
+from lab.wait import Deadline, wait_until
 
 # Of the device's status (virtio 1.2, section 2.1).
 _DRIVER_OK = 4
+# Seconds on the reference machine within which a QEMU that has sent its guest away lets the device go.
+_RELEASED_S = 5.0
 
 
 def sample(lab: Lab, device: VdpaDevice, *, often: bool = False) -> dict[str, int]:
@@ -37,10 +42,10 @@ def released(lab: Lab, device: VdpaDevice) -> str:
     Raises CommandError when the simulator says something else.
     """
     if lab.device_model:
-        state = lab.device_model.ask("state", vf=lab.plan.function_of(device.name))
-        # QEMU resets it and says ACKNOWLEDGE and DRIVER again (hw/virtio/vhost-vdpa.c).
-        driven = state["status"] & _DRIVER_OK or any(queue["enabled"] for queue in state["queues"])
-        return "" if driven else f"status {state['status']:#x}, no queue enabled"
+        deadline = Deadline(_RELEASED_S * lab.slowness["l1"])
+        with contextlib.suppress(DeadlineExceeded):
+            return wait_until(lambda: _undriven(lab, device), deadline, f"{device.name} to be let go")
+        return ""
     try:
         vdpa.vstats(lab.host, device.name, 0)
     except CommandError as error:
@@ -49,6 +54,14 @@ def released(lab: Lab, device: VdpaDevice) -> str:
             return words
         raise
     return ""
+
+
+def _undriven(lab: Lab, device: VdpaDevice) -> str:
+    assert lab.device_model
+    state = lab.device_model.ask("state", vf=lab.plan.function_of(device.name))
+    # QEMU resets it and says ACKNOWLEDGE and DRIVER again (hw/virtio/vhost-vdpa.c).
+    driven = state["status"] & _DRIVER_OK or any(queue["enabled"] for queue in state["queues"])
+    return "" if driven else f"status {state['status']:#x}, no queue enabled"
 
 
 def _simulator(lab: Lab, device: VdpaDevice) -> dict[str, int]:

@@ -82,7 +82,7 @@ def _vp_vdpa(lab: Lab, config: VpVdpa, device_class: DeviceClass) -> Devices:
 def _ifcvf(lab: Lab, device_class: DeviceClass) -> Devices:
     lab.plug_functions()
     functions = ifcvf.wait_functions(lab.host, lab.plan.functions)
-    parents = lab.undo.enter("ifcvf parents", ifcvf.parent(lab.host, functions, device_class))
+    parents = _of_l1(lab, "ifcvf parents", ifcvf.parent(lab.host, functions, device_class))
     names = lab.plan.vdpa
     if lab.plan.migrates:
         main, destination = (
@@ -108,11 +108,12 @@ def make_again(lab: Lab, devices: Devices, removed: Literal["delete", "unbind", 
     """Make the device under test again on a PCI function that lives on, or that a rescan of the bus brings back."""
     parent, function = devices.main.mgmtdev, devices.main.mgmtdev.removeprefix("pci/")
     if removed == "rescan":
-        lab.host.put(b"1\n", "/sys/bus/pci/rescan")
-        ifcvf.wait_functions(lab.host, lab.plan.functions)
+        with product(Level.L1_KERNEL, "l1"):
+            lab.host.put(b"1\n", "/sys/bus/pci/rescan")
+            ifcvf.wait_functions(lab.host, lab.plan.functions)
     if removed != "delete":
         manager = ifcvf.parent(lab.host, (function,), lab.plan.vdpa_scenario.device_class)
-        (parent,) = lab.undo.enter("ifcvf parent again", manager)
+        (parent,) = _of_l1(lab, "ifcvf parent again", manager)
     return Devices(_add(lab, devices.main.name, parent), devices.second)
 
 
@@ -236,10 +237,10 @@ def join_neighbours(lab: Lab, devices: Devices) -> NetPath:
     """Give two more devices to L1 itself, each in a network namespace of its own: the ends of a path between them."""
     ends = []
     for device, address in zip(devices.neighbours, lab.plan.addresses["neighbours"].split(), strict=True):
-        interface = lab.undo.enter("neighbour", virtio_vdpa.interface(lab.host, device))
+        interface = _of_l1(lab, "neighbour", virtio_vdpa.interface(lab.host, device))
         space = f"n{lab.plan.run_id}{device.name[-1]}"
         manager = net.configured(lab.host, interface, address, mtu=_mtu(lab), netns=space)
-        ends.append(lab.undo.enter("neighbour's address", manager))
+        ends.append(_of_l1(lab, "neighbour's address", manager))
     return NetPath(*ends)
 
 

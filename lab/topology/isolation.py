@@ -49,6 +49,8 @@ def _pages(lab: Lab, guest: Guest, seen: Sequence[Window]) -> dict[int, int]:
     found: dict[int, int] = {}
     for address, size in isolation.sections(lab.plan.l2.memory_mb << 20, seen):
         virtual = isolation.host_address(monitor.human(f"gpa2hva {address:#x}"))
+        if virtual is None:
+            continue  # what the device reaches there is no page of the guest
         place = (str(virtual // PAGE * _ENTRY), str(size // PAGE * _ENTRY))
         pagemap = lab.host.run(["sh", "-c", _PAGEMAP, str(pid), *place]).stdout
         numbers = range(address // PAGE, (address + size) // PAGE)

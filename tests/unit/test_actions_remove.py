@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,14 @@ def finish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: Completed | Exc
         return end
 
     monkeypatch.setattr(Detached, "finish", finished)
-    return removal(FakeHost({"*": ""}, tmp_path, "l1"), "unbind").finish(Remove(kind="unbind"))
+    begun = removal(FakeHost({"*": ""}, tmp_path, "l1"), "unbind")
+    return begun.finish(Remove(kind="unbind"), time.monotonic() - 5)
 
 
 def test_it_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     record = finish(monkeypatch, tmp_path, Completed(("sh",), 0, b"", b"", 0.0))
     assert [(metric.name, metric.unit) for metric in record.metrics()] == [("removal_after_release", "s")]
+    assert 5 <= record.seconds < 10, "it is from when the guest let go, not from when somebody asked"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ def test_host_address() -> None:
     answer = "Host virtual address for 0x0 (ram) is 0x7f3a40000000\r\n"
     assert isolation.host_address(answer) == 0x7F3A40000000
     with pytest.raises(LabError, match="no address"):
-        isolation.host_address("Memory at address 0xa0000 is not RAM\r\n")
+        isolation.host_address("unknown command: 'gpa2hva'\r\n")
+
+
+@pytest.mark.parametrize(
+    "answer", ["No memory is mapped at address 0x40000000\r\n", "Memory at address 0xa0000 is not RAM\r\n"]
+)
+def test_where_the_guest_has_no_memory(answer: str) -> None:
+    assert isolation.host_address(answer) is None
 
 
 def test_frames() -> None:
@@ -81,7 +88,7 @@ def test_without_both_sides_nothing_is_proved(reach: list[Window], guest: dict[i
 def test_after_release_all_is_as_before() -> None:
     before = [Window(0, MEMORY, 0)]
     assert isolation.judge_released(before, [Window(0, MEMORY, 0)]).verdict is Verdict.PASS
-    for after in ([], REACH, [*before, *REACH]):
+    for after in ([], REACH, [*before, *REACH], [Window(0, MEMORY, PAGE)], [Window(0, MEMORY, 0, writable=False)]):
         check = isolation.judge_released(before, after)
         assert (check.verdict, check.level) == (Verdict.FAIL, Level.L1_KERNEL), after
 

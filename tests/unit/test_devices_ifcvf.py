@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.devices import ifcvf
-from lab.errors import LabError
+from lab.errors import HostError, LabError
 from lab.host import modules, pci
 from lab.host.base import Host
 from lab.host.fake import FakeHost
@@ -53,7 +53,7 @@ def test_every_function_is_bound_by_its_ids_and_given_back(tmp_path: Path, did: 
 
 def test_a_function_without_a_management_device(tmp_path: Path, did: list[str]) -> None:
     with (
-        pytest.raises(LabError, match=r"no management device of: 0000:02:00\.0"),
+        pytest.raises(HostError, match=r"no management device of: 0000:02:00\.0"),
         ifcvf.parent(host(tmp_path, FUNCTIONS[0]), FUNCTIONS, DeviceClass.NET),
     ):
         pytest.fail("must not be reached")

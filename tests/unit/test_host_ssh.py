@@ -91,7 +91,7 @@ def test_a_command_that_can_no_longer_end_is_left_at_once(host: SshHost) -> None
     def watch() -> None:
         looks.append("look")
         if len(looks) > 2:
-            raise DeviceModelDied("SIGKILL", "it hurts")
+            raise DeviceModelDied("SIGKILL", "it hurts", machine="ifcvf")
 
     host.watch = watch
     begin = time.monotonic()

@@ -262,13 +262,15 @@ def test_dma_outside_the_map_goes_through_the_client(
     assert (event["what"], event["refused"]) == ("DMA by the device at 0x1234000", bool(error))
 
 
-def test_the_connection_is_cut(pair: Bench) -> None:
+def test_the_connection_is_cut(pair: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     driver = pair.driver("vf0")
     switch(pair, "vf0", "disconnect")
     with pytest.raises(Closed):
         driver.client.read(Region.CONFIG, 0, 2)
     assert pair.vfs["vf0"].faults.on == {}
     assert pair.client("vf0").number(Region.CONFIG, 0, 2) == 0x1AF4
+    assert "fault: disconnect" in [event.get("why") for event in pair.vfs["vf0"].events(0)]
+    assert capsys.readouterr().err == "", "what was commanded is no problem"
 
 
 def test_the_process_dies(tmp_path: Path) -> None:

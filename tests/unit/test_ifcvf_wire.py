@@ -54,9 +54,21 @@ def test_a_version_that_cannot_be_understood_ends_the_connection(one: Bench, bod
     one.client("vf0")  # and the next one is served
 
 
-def test_nothing_is_answered_before_version(one: Bench) -> None:
+def test_nothing_is_answered_before_version(one: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Closed):
         one.client("vf0", version=False).call(Command.GET_INFO, bytes(16))
+    assert capsys.readouterr().err == "vf0: the first message is not VERSION\n"
+
+
+@pytest.mark.parametrize("asked", [0, 3], ids=["idle", "before its answers"])
+def test_a_client_that_goes_is_no_problem(one: Bench, capsys: pytest.CaptureFixture[str], asked: int) -> None:
+    client = one.client("vf0")
+    # Not raw(): that would let the server answer before the client has gone.
+    client.sock.sendall(HEADER.pack(1, Command.RESET, HEADER.size, 0, 0) * asked)
+    client.sock.close()
+    one.pump()
+    assert one.vfs["vf0"].events(0)[-1]["why"].startswith("the client has gone")
+    assert capsys.readouterr().err == ""
 
 
 def test_version_comes_once(one: Bench) -> None:

@@ -15,7 +15,7 @@ from lab.actions.unplug import Unplugged
 from lab.config.catalog import CONFIGS
 from lab.config.scenario import Fault
 from lab.config.strict import validate
-from lab.errors import DeadlineExceeded, LabError, ProductFailure
+from lab.errors import CommandError, DeadlineExceeded, LabError, ProductFailure, QmpError
 from lab.evidence.record import Record
 from lab.host.endpoints import NetEnd
 from lab.host.fake import FakeHost
@@ -46,7 +46,10 @@ class World:
         self.did: list[str] = []
         self.flows: list[bool] = []
         self.struck = 1
+        self.asked = 0
         self.hangs = False
+        self.refuses = False
+        self.stays_on = False
         self.dead = False
         self.end_expected = False
         self.answers: list[dict[str, Any]] = []
@@ -68,6 +71,8 @@ class World:
             devices=SimpleNamespace(main=MAIN),
             given=NIC,
             path=path,
+            user="l2",
+            blame=Level.L2_KERNEL,
             found=Findings(),
             prove=lambda _device, label: self.did.append(f"prove {label}"),
             background=lambda _seconds: SimpleNamespace(stop=lambda: self.did.append("stop")),
@@ -79,7 +84,10 @@ class World:
         if op == "events":
             return [{"what": "connected"}, *self.answers]
         if op == "faults":
+            self.asked += 1
             return {"on": {}, "struck": {"queue-stall": self.struck, "fewer-vectors": self.struck, "dma-outside": 1}}
+        if self.stays_on and not fields["on"]:
+            raise LabError("no answer")
         more = {key: value for key, value in fields.items() if key not in ("vf", "name", "on")}
         self.did.append(f"{fields['name']} {'on' if fields['on'] else 'off'} {more or ''}".strip())
         if fields["name"] == "death":
@@ -91,12 +99,17 @@ class World:
         return -9 if self.dead else None
 
     def _ping(self, *_arguments: Any) -> Any:
-        return "" if self.flows.pop(0) else (1, "100% packet loss")
+        if self.flows.pop(0):
+            return "1 packets transmitted, 1 received, 0% packet loss"
+        return 1, "9 packets transmitted, 0 received, 100% packet loss"
 
     def _unplug(self, *_arguments: Any) -> float:
         self.did.append("unplug")
+        if self.refuses:
+            raise ProductFailure("refused", level=Level.L2_KERNEL, machine="l2")
         if self.hangs:
-            raise ProductFailure("not released", level=Level.L2_KERNEL, machine="l2")
+            late = DeadlineExceeded("DEVICE_DELETED", 12)
+            raise ProductFailure("not released", level=Level.L2_KERNEL, machine="l2") from late
         return 0.5
 
     def _finish(self, *_arguments: Any) -> float:
@@ -131,17 +144,64 @@ def test_a_fault_that_passes(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flows", "struck", "failed"),
-    [
-        ([True, True], 1, "traffic meanwhile"),
-        ([False, False], 1, "traffic afterwards"),
-        ([False, True], 0, "fault queue-stall struck"),
-    ],
+    ("flows", "failed"), [([True, True], "traffic meanwhile"), ([False, False], "traffic afterwards")]
 )
-def test_what_is_not_as_declared_fails(world: World, flows: list[bool], struck: int, failed: str) -> None:
-    world.flows, world.struck = flows, struck
-    verdicts = world.run(STALL)
-    assert [name for name, verdict in verdicts.items() if verdict is not Verdict.PASS] == [failed]
+def test_what_is_not_as_declared_fails(world: World, flows: list[bool], failed: str) -> None:
+    world.flows = flows
+    world.run(STALL)
+    [check] = [check for check in world.exercise.found.checks if check.verdict is not Verdict.PASS]
+    # The guest's driver is as much on the path as L1's.
+    assert (check.name, check.verdict, check.level, check.machine) == (failed, Verdict.FAIL, Level.L2_KERNEL, "l2")
+
+
+def test_a_fault_that_never_strikes_proves_nothing_about_the_traffic(world: World) -> None:
+    world.flows, world.struck = [True], 0
+    assert world.run(STALL) == {"fault queue-stall struck": Verdict.ERROR, "traffic afterwards": Verdict.PASS}
+
+
+def test_a_fault_has_struck_before_traffic_is_judged_by_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "struck", property(lambda self: int(self.asked > 2), lambda *_: None), raising=False)
+    world.host.answers["*ping *"] = lambda *_: world._ping() if world.asked > 2 else pytest.fail("too early")
+    monkeypatch.setattr(module, "_SHOW_S", 5.0)
+    world.flows = [False, True]
+    assert set(world.run(STALL).values()) == {Verdict.PASS}
+
+
+@pytest.mark.parametrize(
+    "answer", [(2, "ping: unknown host"), (255, "Cannot open network namespace"), (1, 'exec of "ping" failed')]
+)
+def test_a_ping_that_did_not_look_is_no_traffic_that_stops(world: World, answer: tuple[int, str]) -> None:
+    world.host.answers["*ping *"] = answer
+    with pytest.raises(CommandError, match="ping"):
+        world.run(STALL)
+
+
+def test_a_ping_that_does_not_end_is_the_products_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(*_arguments: Any, **_options: Any) -> Any:
+        raise DeadlineExceeded("l1: the end of ip", 30)
+
+    monkeypatch.setattr(world.host, "run", hangs)
+    with pytest.raises(ProductFailure) as caught:
+        world.run(STALL)
+    assert (caught.value.level, caught.value.machine) == (Level.L1_KERNEL, "l1")
+
+
+@pytest.mark.parametrize(("stays_on", "more"), [(False, ["queue-stall off", "stop"]), (True, [])])
+def test_what_breaks_while_a_fault_is_on_leaves_none_behind(world: World, stays_on: bool, more: list[str]) -> None:
+    world.host.answers["*ping *"] = (255, "Cannot open network namespace")
+    world.stays_on = stays_on
+    with pytest.raises(CommandError):
+        world.run(STALL)
+    assert world.did == ["prove before", "flowing", "queue-stall on {'queue': 0}", *more]
+    assert world.lab.expendable is stays_on
+
+
+def test_a_guest_that_refuses_does_not_hang(world: World) -> None:
+    world.flows, world.refuses = [False], True
+    with pytest.raises(ProductFailure, match="refused") as caught:
+        world.run({**STALL, "release": "done", "afterwards": "replug"})
+    assert caught.value.level is Level.L2_KERNEL
+    assert world.did[3:] == ["unplug", "queue-stall off", "stop"]
 
 
 def test_what_hangs_ends_when_the_fault_does(world: World) -> None:
@@ -173,10 +233,24 @@ def test_what_never_ends_afterwards(world: World) -> None:
     world.flows, world.hangs = [False], True
     world.lab.guests["l2"].machine.finish_unplug = hang
     assert world.run({**STALL, "release": "done", "afterwards": "replug"})["release afterwards"] is Verdict.FAIL
+    # Nothing waits for what hangs in L1, and QEMU is not given a device that it still has.
+    assert world.lab.expendable
+    assert world.did[3:] == ["unplug", "queue-stall off"]
+
+
+def test_a_monitor_that_breaks_while_a_release_hangs(world: World) -> None:
+    def broken(*_arguments: Any) -> float:
+        raise QmpError("l2: the monitor broke off")
+
+    world.flows, world.hangs = [False], True
+    world.lab.guests["l2"].machine.finish_unplug = broken
+    with pytest.raises(QmpError):
+        world.run({**STALL, "release": "done", "afterwards": "replug"})
+    assert world.lab.expendable
 
 
 def test_a_fault_before_the_guest_has_the_device(world: World) -> None:
-    world.flows = [False, False]
+    world.flows = [False]
     assert set(world.run({**STALL, "when": "attach", "afterwards": "replug"}).values()) == {Verdict.PASS}
     assert world.did == [
         "prove before", "unplug", "queue-stall on {'queue': 0}", "plug", "queue-stall off", "unplug", "plug",
@@ -189,6 +263,15 @@ def test_a_fault_from_the_first_moment_is_not_switched_on_again(world: World) ->
     action = {"kind": "fault", "name": "fewer-vectors", "when": "start", "traffic": "flows", "afterwards": "flows"}
     assert set(world.run(action).values()) == {Verdict.PASS}
     assert "fewer-vectors on" not in world.did
+
+
+def test_a_host_is_expendable_before_its_device_is_lost(world: World) -> None:
+    world.host.answers["*ping *"] = (255, "Cannot open network namespace")
+    action = {"kind": "fault", "name": "death", "traffic": "stops", "release": "done", "afterwards": "lost"}
+    with pytest.raises(CommandError):
+        world.run(action)
+    assert world.lab.expendable
+    assert "stop" not in world.did, "a guest that hangs for good cannot be told so"
 
 
 def test_a_dead_device_model_is_expected_and_its_host_expendable(world: World) -> None:

@@ -284,7 +284,7 @@ def test_a_dead_device_model_is_the_cause_of_everything(
     run: Callable[..., RunResult], world: World, error: Exception | None
 ) -> None:
     def dead() -> None:
-        raise DeviceModelDied("SIGSEGV", "it hurts")
+        raise DeviceModelDied("SIGSEGV", "it hurts", machine="ifcvf")
 
     world.device_model = SimpleNamespace(check_alive=dead)
     if error:
@@ -297,7 +297,7 @@ def test_a_dead_device_model_is_the_cause_of_everything(
 
 def test_an_interrupt_counts_more_than_a_dead_device_model(run: Callable[..., RunResult], world: World) -> None:
     def dead() -> None:
-        raise DeviceModelDied("SIGTERM", "")
+        raise DeviceModelDied("SIGTERM", "", machine="ifcvf")
 
     world.device_model = SimpleNamespace(check_alive=dead)
     world.fail["exercise"] = Interrupted("SIGTERM")

@@ -16,6 +16,7 @@ from lab.evidence.record import Record
 from lab.host.fake import FakeHost
 from lab.host.vdpa import VdpaDevice
 from lab.model import DeviceClass
+from lab.topology import counters as module
 from lab.topology.counters import released, sample
 from lab.topology.lab import Lab
 from tests.fake_lab import fake_lab
@@ -127,10 +128,19 @@ def test_a_device_that_cannot_be_asked_is_not_taken_for_driven(record: Record) -
     ],
 )
 def test_a_device_of_the_labs_own_model_says_whether_it_is_driven(
-    record: Record, status: int, enabled: bool, words: str
+    record: Record, monkeypatch: pytest.MonkeyPatch, status: int, enabled: bool, words: str
 ) -> None:
+    monkeypatch.setattr(module, "_RELEASED_S", 0.1)
     lab: Any = fake_lab(record, "net-ifcvf-vhost_vdpa-migrate")
     state = {"status": status, "queues": [{"enabled": False}, {"enabled": enabled}]}
     lab.device_model = SimpleNamespace(ask=lambda op, vf: state if (op, vf) == ("state", "vf1") else None)
     device = VdpaDevice(lab.plan.vdpa.main, "pci/0000:01:00.0", DeviceClass.NET, 0x8086, 3, 1024)
     assert released(lab, device) == words
+
+
+def test_a_device_that_is_let_go_a_little_later(record: Record) -> None:
+    lab: Any = fake_lab(record, "net-ifcvf-vhost_vdpa-migrate")
+    states = [{"status": status, "queues": [{"enabled": status == 15}]} for status in (15, 15, 3)]
+    lab.device_model = SimpleNamespace(ask=lambda _op, vf: states.pop(0))
+    device = VdpaDevice(lab.plan.vdpa.main, "pci/0000:01:00.0", DeviceClass.NET, 0x8086, 3, 1024)
+    assert released(lab, device) == "status 0x3, no queue enabled"

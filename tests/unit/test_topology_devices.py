@@ -189,6 +189,7 @@ REFUSED = HostError("l1: virtio_vdpa did not take it")
     ("scenario", "at", "error", "level"),
     [
         ("net-vp_vdpa-vhost_vdpa-iperf3", VP_FIRST[1:], REFUSED, Level.L1_KERNEL),
+        ("net-ifcvf-vhost_vdpa-iperf3", "ifcvf", REFUSED, Level.L1_KERNEL),
         ("net-vdpa_sim-virtio_vdpa-iperf3", SIM_MAIN[1:], REFUSED, Level.L1_KERNEL),
         ("net-vp_vdpa-vhost_vdpa-iperf3", f"vhost {MAIN}", LATE, Level.L1_KERNEL),
         ("net-vp_vdpa-vhost_vdpa-iperf3", f"nic {SECOND}", REFUSED, Level.L1_KERNEL),
@@ -281,6 +282,43 @@ def test_a_device_that_was_removed_is_made_again_and_its_neighbour_left_alone(
     assert [command for command in lab.host.commands if "rescan" in command] == (
         ["sh -c 'cat > \"$0\"' /sys/bus/pci/rescan"] if how == "rescan" else []
     )
+
+
+def test_a_removed_device_that_does_not_come_back_is_the_kernels_fault(
+    record: Record, below: Below, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_arguments: Any) -> Any:
+        raise DeadlineExceeded("2 IFC functions", 20)
+
+    lab: Any = fake_lab(record, "net-ifcvf-vhost_vdpa-rescan")
+    devices, _, _ = bring_up(lab)
+    lab.host.answers = {"*rescan": (1, "Input/output error")}
+    with pytest.raises(ProductFailure, match="Input/output error") as caught:
+        module.make_again(lab, devices, "rescan")
+    assert caught.value.level is Level.L1_KERNEL
+    lab.host.answers = {"*rescan": ""}
+    below.fail["ifcvf"] = HostError("ifcvf did not take 0000:01:00.0")
+    with pytest.raises(ProductFailure, match="did not take"):
+        module.make_again(lab, devices, "rescan")
+    monkeypatch.setattr("lab.topology.devices.ifcvf.wait_functions", absent)
+    with pytest.raises(ProductFailure, match="2 IFC functions"):
+        module.make_again(lab, devices, "rescan")
+
+
+@pytest.mark.parametrize("at", ["binding", "address"])
+def test_a_neighbour_that_is_refused_is_the_kernels_fault(
+    record: Record, below: Below, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    functions = [f"0000:0{number}:00.0" for number in range(1, 5)]
+    monkeypatch.setattr("lab.topology.devices.ifcvf.wait_functions", lambda _host, count: functions[:count])
+    lab = fake_lab(record, "net-ifcvf-vhost_vdpa-neighbours")
+    devices = module.make_devices(lab)
+    name = devices.neighbours[0].name
+    address = lab.plan.addresses["neighbours"].split()[0]
+    below.fail[f"nic {name}" if at == "binding" else f"i{name} {address}"] = HostError("refused")
+    with pytest.raises(ProductFailure, match="refused") as caught:
+        module.join_neighbours(lab, devices)
+    assert caught.value.level is Level.L1_KERNEL
 
 
 def test_functions_are_plugged_before_they_are_waited_for(record: Record, below: Below) -> None:
