@@ -5,6 +5,7 @@
     LabError                    the lab could not do or prove something  -> verdict ERROR, exit 3
     ├── InputError              what the user wrote is wrong; all problems at once -> exit 2
     ├── BuildError              an artifact could not be made
+    │   └── CompileError        because a compiler refused its source
     ├── HostError               a host did not do what it was told
     │   ├── CommandError        a command ended with an unexpected status
     │   └── Unreachable         the transport to the host is gone or never came up
@@ -68,6 +69,10 @@ def problems_of(look: Callable[[], object], prefix: str = "") -> list[str]:
 
 class BuildError(LabError):
     """An artifact could not be built."""
+
+
+class CompileError(BuildError):
+    """An artifact could not be built because a compiler refused its source."""
 
 
 class HostError(LabError):

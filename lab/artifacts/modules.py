@@ -10,7 +10,7 @@ from lab.artifacts import kernelbuild
 from lab.artifacts.digest import tree_digest
 from lab.artifacts.kernel import Kernel
 from lab.artifacts.store import Artifact, Progress, Recipe, Store
-from lab.errors import BuildError, InputError
+from lab.errors import BuildError, CompileError, InputError
 
 # What a build leaves beside its sources: never copied.
 BUILT = ("*.o", "*.ko", "*.mod*", ".*")
@@ -57,12 +57,18 @@ def headers_of(kernel: Kernel) -> Path:
 
 
 def compile_modules(devel: Path, source: Path, into: Path, progress: Progress) -> None:
-    """Compile the modules in ``source``, which may be written to, and put them into ``into``."""
+    """Compile the modules in ``source``, which may be written to, and put them into ``into``.
+
+    Raises CompileError with the compiler's lines, BuildError when it does not come to that.
+    """
     headers = progress.scratch / "linux"
     if not headers.exists():
         headers.mkdir()
         progress.run(["tar", "-xf", str(devel), "-C", str(headers)], what="unpacking what modules need")
     jobs = len(os.sched_getaffinity(0))
-    kernelbuild.make(headers, [f"-j{jobs}", f"M={source}", "modules"], progress, what=f"compiling {source.name}")
+    try:
+        kernelbuild.make(headers, [f"-j{jobs}", f"M={source}", "modules"], progress, what=f"compiling {source.name}")
+    except BuildError as error:
+        raise CompileError(error.message) from error
     for module in sorted(source.rglob("*.ko")):
         kernelbuild.strip_debug(module, into / module.name, progress)

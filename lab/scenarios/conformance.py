@@ -14,7 +14,7 @@ from lab.artifacts.buildid import build_id
 from lab.checks import ktap, splats
 from lab.checks.splats import Line
 from lab.checks.virtbus import build, modules, pm
-from lab.checks.virtbus.bench import Bench, Seen, stage, unload_all
+from lab.checks.virtbus.bench import ENDS, Bench, Seen, stage, unload_all
 from lab.checks.virtbus.procedures import PROCEDURES
 from lab.config.mutant import load_mutant
 from lab.config.requirement import TEST, Probe, select
@@ -22,7 +22,7 @@ from lab.config.scenario import VirtbusScenario
 from lab.errors import CommandError, DeadlineExceeded, LabError, Unreachable
 from lab.model import Check, Level, Verdict
 from lab.report.requirements import log_file
-from lab.scenarios.mutants import is_named
+from lab.scenarios.mutants import catches
 from lab.topology.lab import Lab
 from lab.wait import Deadline
 
@@ -70,8 +70,8 @@ class Conformance:
         """Whether a mutant that is run with its one check has been caught by it: what follows tells nothing more."""
         if not self.scenario.mutant or not self.scenario.only:
             return False
-        wanted = load_mutant(self.scenario.mutant).check
-        return any(check.verdict is Verdict.FAIL and is_named(check.name, wanted) for check in self.checks)
+        mutant = load_mutant(self.scenario.mutant)
+        return any(catches(check, mutant) for check in self.checks)
 
     def _applicable(self, adapter: str) -> list[Probe]:
         """The checks that make sense for this bus on this kernel; for the others it is said why not."""
@@ -144,7 +144,7 @@ class Conformance:
                 if isinstance(error, CommandError) and error.completed.returncode in _NOT_STARTED:
                     self.checks.append(Check.unproven(name, error.message, "a procedure that can run", machine="l1"))
                     return
-                seen = Seen(False, error.message, "a procedure that comes to its end")
+                seen = Seen(False, error.message, ENDS)
                 lines = self._log(mark)
             except _LogLostError as error:
                 self.checks.append(Check.unproven(name, error.message, "a log to read", machine="l1"))

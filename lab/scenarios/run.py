@@ -28,7 +28,7 @@ from lab.config.mutant import Mutant, load_mutant
 from lab.config.request import RunRequest
 from lab.config.scenario import VirtbusScenario
 from lab.errors import (
-    BuildError,
+    CompileError,
     DeviceModelDied,
     Interrupted,
     LabError,
@@ -182,13 +182,13 @@ def _build_only(run: _Run, plan: Plan, scenario: VirtbusScenario) -> None:
 def _refused_by_the_compiler(run: _Run, store: Store, plan: Plan, mutant: Path) -> bool:
     """Whether a mutant that is to be caught when it is built does not even become modules; then that is its check."""
     known = load_mutant(mutant.stem)
-    if known.expect != "build":
+    if "build" not in known.expect:
         return False
+    built = kernel(store, kernel_request(plan.request.artifacts))
+    suite_modules(store, built, ModulesRequest((OWN,)))  # what does not compile without the mutant does not catch it
     try:
-        suite_modules(
-            store, kernel(store, kernel_request(plan.request.artifacts)), ModulesRequest((OWN,), mutant=mutant)
-        )
-    except BuildError as error:
+        suite_modules(store, built, ModulesRequest((OWN,), mutant=mutant))
+    except CompileError as error:
         run.found.checks.append(
             Check.judged(f"{known.check}/modules", False, error.message, "modules", level=Level.L1_KERNEL)
         )

@@ -134,7 +134,7 @@ def test_a_splat_during_a_procedure_is_its_failure(stage: Stage) -> None:
 def test_a_mutant_that_is_caught_is_not_asked_more(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, wanted: str, asked: bool
 ) -> None:
-    monkeypatch.setattr(conformance, "load_mutant", lambda _name: MUTANT.model_copy(update={"check": wanted}))
+    monkeypatch.setattr(conformance, "load_mutant", lambda _name: MUTANT.model_copy(update={"check": wanted, "expect": ("not ok",)}))
     assert ("R16/twin" in stage.run(mutant="R16-same", only=["R16"])) is asked
 
 

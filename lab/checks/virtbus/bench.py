@@ -51,6 +51,9 @@ count() { sed -n "s/^$2 //p" "$1/counters"; }
 released() { until [ "$(count "$1" alive)" = 0 ]; do again; done; }
 """
 
+# What is expected of a procedure that was cut off; that says nothing about what it would have seen.
+ENDS = "a procedure that comes to its end"
+
 _FOLDER = "vbt"
 _STAGE = """
 mkdir -p "$1/root/lib/modules/$(uname -r)"
