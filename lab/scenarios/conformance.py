@@ -19,7 +19,7 @@ from lab.checks.virtbus.procedures import PROCEDURES
 from lab.config.mutant import load_mutant
 from lab.config.requirement import TEST, Probe, select
 from lab.config.scenario import VirtbusScenario
-from lab.errors import CommandError, DeadlineExceeded, LabError, Unreachable
+from lab.errors import CommandError, DeadlineExceeded, HostError, LabError, Unreachable
 from lab.model import Check, Level, Verdict
 from lab.report.requirements import log_file
 from lab.scenarios.mutants import catches
@@ -31,7 +31,9 @@ REBOOT = ("R18/reboot", "U01/reboot")
 _REBOOT_S = 60.0
 # Exit statuses of sh for a program that cannot be started: then the lab lacks it.
 _NOT_STARTED = (126, 127)
+# Of all tests of an adapter, and of each: the kernel tells which one does not end before the lab gives up.
 _TESTS_S = 240.0
+_TEST_S = 90.0
 
 
 class _LogLostError(LabError):
@@ -114,18 +116,29 @@ class Conformance:
         wanted = [probe.id for probe in probes]
         module, prefix = f"vbt_test_{bench.adapter}", self._prefix(bench.adapter)
         with self.lab.record.step(f"tests {bench.adapter}"):
+            console = self._console()
             mark = self._mark(module)
-            loaded = modules.run_tests(bench, wanted, timeout_s=_TESTS_S)
-            lines = self._log(mark)
+            loaded, ended = None, None
+            try:
+                loaded = modules.run_tests(bench, wanted, test_s=_TEST_S, timeout_s=_TESTS_S)
+            except (HostError, DeadlineExceeded) as error:
+                ended = error
+            try:
+                lines = self._log(mark)
+            except (HostError, DeadlineExceeded, _LogLostError) as error:
+                ended, lines = ended or error, self._since(console)
         self.lab.record.write(f"collect/{module}.log", "".join(f"{line.text}\n" for line in lines))
-        self._prove(loaded, bench)
+        if loaded:
+            self._prove(loaded, bench)
         report = ktap.parse(lines, "vbt_test")
         found = ktap.judge(report, wanted, module=module, machine="l1", expected=self.scenario.expect, prefix=prefix)
         logs = {f"{prefix}{point.name}": point.log for point in report.points}
         for check in found:
             self._add(check, logs.get(check.name, report.rest))
+        if ended:
+            raise ended
 
-    def _add(self, check: Check, lines: Sequence[Line]) -> Check:
+    def _add(self, check: Check, lines: Sequence[Line] = ()) -> Check:
         """Add a check; what the kernel said during a failed one is kept in a file of its own."""
         self.checks.append(check)
         if check.verdict is Verdict.FAIL:
@@ -134,27 +147,40 @@ class Conformance:
 
     def _procedure(self, bench: Bench, probe: Probe) -> None:
         name = self._name(probe, bench.adapter)
-        console = self._console()
         with self.lab.record.step(name):
-            mark = self._mark(name)
+            if self._try(name, bench, probe).verdict is not Verdict.PASS:
+                self._unload()
+
+    def _try(self, name: str, bench: Bench, probe: Probe) -> Check:
+        """Run a procedure and add its check. What ends the connection to L1 is raised, with the check added before."""
+        console = self._console()
+        mark = self._mark(name)
+        try:
+            seen = PROCEDURES[probe.name](bench)
+            lines = self._log(mark)
+        except (CommandError, DeadlineExceeded) as error:
+            if isinstance(error, CommandError) and error.completed.returncode in _NOT_STARTED:
+                return self._add(Check.unproven(name, error.message, "a procedure that can run", machine="l1"))
+            seen = Seen(False, error.message, ENDS)
             try:
-                seen = PROCEDURES[probe.name](bench)
                 lines = self._log(mark)
-            except (CommandError, DeadlineExceeded) as error:
-                if isinstance(error, CommandError) and error.completed.returncode in _NOT_STARTED:
-                    self.checks.append(Check.unproven(name, error.message, "a procedure that can run", machine="l1"))
-                    return
-                seen = Seen(False, error.message, ENDS)
-                lines = self._log(mark)
-            except _LogLostError as error:
-                self.checks.append(Check.unproven(name, error.message, "a log to read", machine="l1"))
-                return
-            except Unreachable:
-                if splat := ktap.splat_in(splats.read(self._console()[len(console) :]), self.scenario.expect):
-                    self._add(_failed(name, f"L1 died: {splat.title}", "L1 lives", splat.lines), splat.lines)
+            except (HostError, DeadlineExceeded, _LogLostError) as second:
+                lines = self._since(console)
+                check = self._add(self._judge(name, seen, lines), lines)
+                if isinstance(second, _LogLostError):
+                    return check
                 raise
-            if self._add(self._judge(name, seen, lines), lines).verdict is Verdict.FAIL:
-                self.lab.record.event("left", modules=unload_all(self.lab.host))
+        except _LogLostError as error:
+            return self._add(Check.unproven(name, error.message, "a log to read", machine="l1"))
+        except Unreachable:
+            if splat := ktap.splat_in(self._since(console), self.scenario.expect):
+                self._add(_failed(name, f"L1 died: {splat.title}", "L1 lives", splat.lines), splat.lines)
+            raise
+        return self._add(self._judge(name, seen, lines), lines)
+
+    def _unload(self) -> None:
+        """Unload what a check has left: the next one loads it itself."""
+        self.lab.record.event("left", modules=unload_all(self.lab.host))
 
     def _judge(self, name: str, seen: Seen, lines: Sequence[Line]) -> Check:
         if splat := ktap.splat_in(lines, self.scenario.expect):
@@ -169,6 +195,7 @@ class Conformance:
         assert machine is not None
         with self.lab.record.step("reboot"):
             benches = {bench.adapter: bench for bench, _ in wanted}
+            self._unload()
             prepared = {adapter: bench.answer(pm.PREPARE_REBOOT) for adapter, bench in benches.items()}
             self.lab.record.write("collect/l1-dmesg.txt", host.run(["dmesg"]).text + "\n")
             host.run(["dmesg", "-n", "8"])
@@ -207,6 +234,10 @@ class Conformance:
     def _console(self) -> str:
         path = self.lab.l1.process.console if self.lab.l1 else None
         return path.read_text(errors="replace") if path and path.exists() else ""
+
+    def _since(self, console: str) -> list[Line]:
+        """What the kernel has said on its console since that had this text."""
+        return splats.read(self._console()[len(console) :])
 
 
 def _failed(name: str, seen: str, expected: str, lines: Sequence[Line]) -> Check:

@@ -186,8 +186,8 @@ def test_the_proof_of_a_module() -> None:
 
 def test_tests_are_asked_for_by_id(tmp_path: Path) -> None:
     host = FakeHost({"*": f"notes={NOTE.hex()}"}, tmp_path)
-    assert modules.run_tests(Bench(host, "auxiliary"), ["R01", "U03"], timeout_s=9).build_id == ID.hex()
-    assert host.commands[0].endswith(" vdpalab /run/vdpalab/vbt auxiliary R01,U03")
+    assert modules.run_tests(Bench(host, "auxiliary"), ["R01", "U03"], test_s=3, timeout_s=9).build_id == ID.hex()
+    assert host.commands[0].endswith(" vdpalab /run/vdpalab/vbt auxiliary R01,U03 3")
 
 
 def test_staging_puts_every_module(tmp_path: Path) -> None:
