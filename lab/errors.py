@@ -68,7 +68,11 @@ def problems_of(look: Callable[[], object], prefix: str = "") -> list[str]:
 
 
 class BuildError(LabError):
-    """An artifact could not be built."""
+    """An artifact could not be built; ``status`` is that of the program that failed, if one did."""
+
+    def __init__(self, message: str, *, hint: str = "", log: Path | None = None, status: int | None = None) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.status = status
 
 
 class CompileError(BuildError):
