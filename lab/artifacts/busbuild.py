@@ -156,9 +156,10 @@ class _Tools:
             configured = self._configure("module", "pm")
             if configured[0] == 0:
                 self._prepare("modules_prepare")
-            for tool, work in (("sparse", lambda: self._sparse(objects)), ("unterminated", self._modpost)):
-                if tool in tools:
-                    self._write(tool, work() if configured[0] == 0 else configured)
+            if "sparse" in tools:
+                self._write("sparse", self._sparse(objects) if configured[0] == 0 else configured)
+            if "unterminated" in tools:
+                self._write("unterminated", self._modpost() if configured[0] == 0 else configured)
 
     def _sources(self) -> None:
         for file in self.files:

@@ -9,8 +9,10 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lab.artifacts.buildid import build_id
+from lab.artifacts.conformance import OWN
 from lab.checks import ktap, splats
 from lab.checks.splats import Line
 from lab.checks.virtbus import build, modules, pm
@@ -34,6 +36,7 @@ _NOT_STARTED = (126, 127)
 # Of all tests of an adapter, and of each: the kernel tells which one does not end before the lab gives up.
 _TESTS_S = 240.0
 _TEST_S = 90.0
+Bus = Path | Literal["none"] | None
 
 
 class _LogLostError(LabError):
@@ -118,7 +121,8 @@ class Conformance:
         with self.lab.record.step(f"tests {bench.adapter}"):
             console = self._console()
             mark = self._mark(module)
-            loaded, ended = None, None
+            loaded: modules.Loaded | None = None
+            ended: LabError | None = None
             try:
                 loaded = modules.run_tests(bench, wanted, test_s=_TEST_S, timeout_s=_TESTS_S)
             except (HostError, DeadlineExceeded) as error:
@@ -250,11 +254,30 @@ def _after_reboot(probe: Probe, console: str, prepared: Mapping[str, str], ended
     return Seen(ended.endswith("status 0"), ended, "QEMU ends with status 0, because its guest has rebooted")
 
 
-def build_checks(scenario: VirtbusScenario, folder: Path) -> list[Check]:
+def reads_sources(scenario: VirtbusScenario) -> bool:
+    """Whether a scenario has checks that compile and read the bus's sources."""
+    return any(probe.topic == "build" for _, probe in select(scenario))
+
+
+def unread(scenario: VirtbusScenario, bus: Bus) -> str:
+    """Why the sources of the bus under test cannot be read; empty when they can. The lab has its own, or a series."""
+    if bus == "none":
+        return f"sources of the bus {scenario.adapters[0]}, which the kernel has without a series (--virtbus none)"
+    if bus is None and OWN not in scenario.adapters:
+        return f"sources of the bus {scenario.adapters[0]}: they are read in the series that --virtbus names"
+    return ""
+
+
+def build_checks(scenario: VirtbusScenario, folder: Path | None, bus: Bus = None) -> list[Check]:
     """The static and build checks of a scenario, on what lab.artifacts.busbuild has put into ``folder``.
 
-    That there is a bus, and that it was compiled where that was asked for, is the proof.
+    That there is a bus, and that it was compiled where that was asked for, is the proof. Without a folder each is a
+    SKIP that says why there is none (:func:`unread`).
     """
+    probes = [probe for _, probe in select(scenario) if probe.topic == "build"]
+    if folder is None:
+        words = f"there are no {unread(scenario, bus)}"
+        return [Check(probe.name, Verdict.SKIP, words, "sources of the bus under test") for probe in probes]
     seen = build.present(folder)
     name = "the bus is there"
     checks = [
@@ -262,9 +285,10 @@ def build_checks(scenario: VirtbusScenario, folder: Path) -> list[Check]:
         if seen.good
         else Check.unproven(name, seen.seen, seen.expected, proof=True)
     ]
-    for _, probe in select(scenario):
-        if probe.topic == "build":
-            checks.append(_of_build(probe.name, build.BUILDS[probe.name](folder)))
+    for probe in probes:
+        foreign = bus is not None and probe.name in build.OF_THE_LAB
+        found = "it is about the lab's own bus" if foreign else build.BUILDS[probe.name](folder)
+        checks.append(_of_build(probe.name, found))
     return checks
 
 
@@ -273,9 +297,9 @@ def build_tools(scenario: VirtbusScenario) -> frozenset[str]:
     return frozenset(build.TOOLS[probe.name] for _, probe in select(scenario) if probe.name in build.TOOLS)
 
 
-def _of_build(name: str, seen: Seen | None) -> Check:
-    if seen is None:
-        return Check(name, Verdict.SKIP, "the tool is not installed", "a tool to ask")
+def _of_build(name: str, seen: Seen | str) -> Check:
+    if isinstance(seen, str):
+        return Check(name, Verdict.SKIP, seen, "something to look at")
     return Check.judged(name, seen.good, seen.seen, seen.expected, level=Level.L1_KERNEL)
 
 

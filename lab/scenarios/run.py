@@ -41,7 +41,7 @@ from lab.evidence.record import Record
 from lab.model import Check, Level, RunResult, Verdict
 from lab.report import result as report
 from lab.scenarios import findings, mutants
-from lab.scenarios.conformance import build_checks, build_tools, conformance
+from lab.scenarios.conformance import build_checks, build_tools, conformance, reads_sources, unread
 from lab.scenarios.exercise import Findings, exercise
 from lab.scenarios.keep import wait_while_kept
 from lab.scenarios.verdict import judge
@@ -138,6 +138,8 @@ def _sequence(run: _Run, undo: Undo) -> None:
         record.write("plan.json", json.dumps(plan.to_json() | {"artifacts": run.artifacts.describe()}, indent=1))
         record.event("versions", **run.artifacts.versions())
         modules = _suite_modules(store, run.artifacts, plan)
+        if isinstance(plan.scenario, VirtbusScenario) and reads_sources(plan.scenario):
+            _read_bus(run, plan, plan.scenario, _compile_bus(store, plan, plan.scenario))
     _stop_at(request, "artifacts")
     run.lab = lab = Lab(plan, run.artifacts, record, undo)
     with record.step("machines"):
@@ -168,15 +170,29 @@ def _build_only(run: _Run, plan: Plan, scenario: VirtbusScenario) -> None:
         mutant = mutant_patch(scenario.mutant) if scenario.mutant else None
         if mutant and _refused_by_the_compiler(run, store, plan, mutant):
             return
-        tools = build_tools(scenario)
-        built = bus_build(
-            store, BuildRequest(kernel_request(options), options.virtbus, mutant, options.virtbus_adapter, tools)
-        )
+        folder = _compile_bus(store, plan, scenario)
     _stop_at(run.request, "artifacts")
     with record.step("exercise"):
-        run.found.checks += build_checks(scenario, built.path)
-        for file in built.path.glob("*.txt"):
-            record.write(f"collect/{file.name}", file.read_text(errors="replace"))
+        _read_bus(run, plan, scenario, folder)
+    if folder is None:
+        raise SiteLacks(unread(scenario, options.virtbus))
+
+
+def _compile_bus(store: Store, plan: Plan, scenario: VirtbusScenario) -> Path | None:
+    """Put the bus before compilers and checkers; None when there are no sources of it."""
+    options = plan.request.artifacts
+    if unread(scenario, options.virtbus):
+        return None
+    mutant = mutant_patch(scenario.mutant) if scenario.mutant else None
+    tools = build_tools(scenario)
+    request = BuildRequest(kernel_request(options), options.virtbus, mutant, options.virtbus_adapter, tools)
+    return bus_build(store, request).path
+
+
+def _read_bus(run: _Run, plan: Plan, scenario: VirtbusScenario, folder: Path | None) -> None:
+    run.found.checks += build_checks(scenario, folder, plan.request.artifacts.virtbus)
+    for file in folder.glob("*.txt") if folder else ():
+        run.record.write(f"collect/{file.name}", file.read_text(errors="replace"))
 
 
 def _refused_by_the_compiler(run: _Run, store: Store, plan: Plan, mutant: Path) -> bool:

@@ -634,3 +634,27 @@ def run_with_modules(
         return found, [check.name for check in run.found.checks]
 
     return refused
+
+
+def test_a_scenario_may_ask_a_machine_and_the_sources(
+    run: Callable[..., RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sparse.txt").write_text("status 0\n")
+    shape = dataclasses.replace(PROOF, name="R14/shape")
+    monkeypatch.setattr(module, "_suite_modules", lambda *_: [])
+    monkeypatch.setattr(module, "conformance", lambda _lab, _files, checks: checks.append(PROOF))
+    monkeypatch.setattr(module, "bus_build", lambda *_: SimpleNamespace(path=tmp_path))
+    monkeypatch.setattr(module, "build_checks", lambda *_: [shape])
+    result = run(scenario="virtbus-api", overrides=('topics=["api","build"]',))
+    assert result.checks == (shape, PROOF)
+    assert (Path(result.run_dir) / "collect/sparse.txt").exists()
+    assert run(scenario="virtbus-api").checks == (PROOF,)
+
+
+def test_a_bus_without_sources_is_skipped_by_name(run: Callable[..., RunResult], tmp_path: Path) -> None:
+    header = tmp_path / "adapter-mine.h"
+    header.touch()
+    result = run(scenario="virtbus-build", artifacts={"virtbus": "none", "virtbus_adapter": header})
+    assert (result.verdict, result.level) == (Verdict.SKIP, Level.LAB)
+    assert result.reason.startswith("the site lacks sources of the bus mine")
+    assert "U11/pm" in {check.name for check in result.checks}
