@@ -82,7 +82,7 @@ class Conformance:
         """The checks that make sense for this bus on this kernel; for the others it is said why not."""
         found = []
         for _, probe in select(self.scenario):
-            if probe.topic == "build" or (probe.adapters and adapter not in probe.adapters):
+            if probe.topic == "build" or not _applies(probe, adapter):
                 continue
             missing = [option for option in probe.needs if not self._has(option)]
             if missing:
@@ -290,6 +290,20 @@ def build_checks(scenario: VirtbusScenario, folder: Path | None, bus: Bus = None
         found = "it is about the lab's own bus" if foreign else build.BUILDS[probe.name](folder)
         checks.append(_of_build(probe.name, found))
     return checks
+
+
+def not_run(scenario: VirtbusScenario, checks: Sequence[Check]) -> list[Check]:
+    """The checks of the bus under test that a run which ended early has not come to, so that they are not forgotten."""
+    have = {check.name.partition(" ")[0].partition(".")[0] for check in checks}
+    return [
+        Check.unproven(probe.name, "the run ended before", "a result")
+        for _, probe in select(scenario)
+        if probe.name not in have and (probe.topic == "build" or _applies(probe, scenario.adapters[0]))
+    ]
+
+
+def _applies(probe: Probe, adapter: str) -> bool:
+    return not probe.adapters or adapter in probe.adapters
 
 
 def build_tools(scenario: VirtbusScenario) -> frozenset[str]:

@@ -41,7 +41,7 @@ from lab.evidence.record import Record
 from lab.model import Check, Level, RunResult, Verdict
 from lab.report import result as report
 from lab.scenarios import findings, mutants
-from lab.scenarios.conformance import build_checks, build_tools, conformance, reads_sources, unread
+from lab.scenarios.conformance import build_checks, build_tools, conformance, not_run, reads_sources, unread
 from lab.scenarios.exercise import Findings, exercise
 from lab.scenarios.keep import wait_while_kept
 from lab.scenarios.verdict import judge
@@ -317,6 +317,7 @@ def _pointless(run: _Run) -> str:
 
 def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
     checks, known = _known(run)
+    checks = [*checks, *_not_run(run)]
     error = run.error
     if mutant := _mutant(run):
         checks = mutants.judge(checks, mutant, complete=run.error is None)
@@ -338,6 +339,14 @@ def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
         checks=tuple(checks),
         metrics=(*run.found.metrics, *(lab.metrics() if lab else ())),
     )
+
+
+def _not_run(run: _Run) -> list[Check]:
+    """What a run of the virtbus suite that ended early owes; of a mutant it is asked for one check only."""
+    scenario = run.plan.scenario if run.plan else None
+    if run.error is None or isinstance(run.error, SiteLacks) or not isinstance(scenario, VirtbusScenario):
+        return []
+    return [] if scenario.mutant else not_run(scenario, run.found.checks)
 
 
 def _mutant(run: _Run) -> Mutant | None:

@@ -34,6 +34,7 @@ from lab.errors import (
 from lab.evidence.record import Record, owner_alive
 from lab.machine.accel import Acceleration
 from lab.model import Accel, Check, Level, Metric, RunResult, Verdict
+from lab.report.requirements import by_requirement
 from lab.report.result import read
 from lab.scenarios import run as module
 from lab.scenarios.run import execute
@@ -658,3 +659,28 @@ def test_a_bus_without_sources_is_skipped_by_name(run: Callable[..., RunResult],
     assert (result.verdict, result.level) == (Verdict.SKIP, Level.LAB)
     assert result.reason.startswith("the site lacks sources of the bus mine")
     assert "U11/pm" in {check.name for check in result.checks}
+
+
+def test_checks_that_a_run_has_not_come_to_are_not_forgotten(
+    run: Callable[..., RunResult], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def conformance(_lab: Any, _files: Any, checks: list[Check]) -> None:
+        checks += [PROOF, dataclasses.replace(PROOF, name="R09 a number", proof=False)]
+        raise LabError("it ended")
+
+    monkeypatch.setattr(module, "_suite_modules", lambda *_: [])
+    monkeypatch.setattr(module, "conformance", conformance)
+    result = run(scenario="virtbus-naming", overrides=('only=["R09","R16/twin"]',))
+    assert (result.verdict, result.reason) == (Verdict.ERROR, "it ended")
+    assert [check.name for check in result.checks if check.verdict is Verdict.ERROR] == ["R09/hold", "R16/twin"]
+    assert [item.requirement.id for item in by_requirement([result])] == ["R09", "R16"]
+
+
+def test_a_run_that_ended_before_its_machine_is_told_by_requirement(
+    run: Callable[..., RunResult], world: World
+) -> None:
+    world.fail["artifacts"] = BuildError("no compiler")
+    result = run(scenario="virtbus-naming", overrides=("adapters=[\"auxiliary\"]",))
+    assert {item.verdict for item in by_requirement([result])} == {Verdict.ERROR}
+    world.fail["artifacts"] = SiteLacks("nested virtualisation")
+    assert by_requirement([run(scenario="virtbus-naming")]) == []
