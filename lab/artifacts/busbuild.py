@@ -10,7 +10,6 @@ The artifact keeps the sources that were laid over the kernel, and the output of
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import re
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import Literal
 
 from lab import proc
-from lab.artifacts import kernelbuild, patches
+from lab.artifacts import kernelbuild
 from lab.artifacts.apt import Apt
-from lab.artifacts.conformance import VIRTBUS
+from lab.artifacts.conformance import VIRTBUS, copy_with
+from lab.artifacts.digest import file_digest, tree_digest
 from lab.artifacts.kernel import KernelRequest, kernel_source
-from lab.artifacts.modules import BUILT
-from lab.artifacts.store import Artifact, Progress, Recipe, Store, tree_digest
+from lab.artifacts.store import Artifact, Progress, Recipe, Store
 from lab.artifacts.virtbus import Overlay, overlay
 from lab.errors import BuildError
 
@@ -77,12 +76,12 @@ def bus_build(store: Store, request: BuildRequest, *, apt: Apt | None = None) ->
     inputs = {
         "source": source.identity,
         **overlay(VIRTBUS, request.virtbus).inputs,
-        **({"mutant": hashlib.sha256(request.mutant.read_bytes()).hexdigest()[:16]} if request.mutant else {}),
+        **({"mutant": file_digest(request.mutant)[:16]} if request.mutant else {}),
         "sparse": proc.run([sparse, "--version"], check=False).text if sparse else "none",
-        **({"header": hashlib.sha256(request.header.read_bytes()).hexdigest()[:16]} if request.header else {}),
+        **({"header": file_digest(request.header)[:16]} if request.header else {}),
         "tools": " ".join(sorted(request.tools)),
         "callers": " ".join(tree_digest(VIRTBUS / name)[:16] for name in _CALLERS if (VIRTBUS / name).is_dir()),
-        "building": tree_digest(Path(__file__))[:16],
+        "building": file_digest(Path(__file__))[:16],
         **kernelbuild.toolchain(),
     }
 
@@ -90,7 +89,7 @@ def bus_build(store: Store, request: BuildRequest, *, apt: Apt | None = None) ->
         tree = progress.scratch / "linux"
         tree.mkdir()
         source.unpack(tree, progress)
-        folder = _folder(request, progress)
+        folder = copy_with(request.mutant, progress, VIRTBUS) if request.mutant else VIRTBUS
         layer = overlay(folder, request.virtbus)
         layer.apply(tree)
         _callers(folder, into / "callers")
@@ -100,16 +99,6 @@ def bus_build(store: Store, request: BuildRequest, *, apt: Apt | None = None) ->
         _Tools(tree, into, _files(layer, tree), progress).run(wanted)
 
     return store.get(Recipe("virtbus-build", inputs, build))
-
-
-def _folder(request: BuildRequest, progress: Progress) -> Path:
-    """The lab's virtbus folder, or a copy of it with the mutant."""
-    if not request.mutant:
-        return VIRTBUS
-    copy = progress.scratch / "virtbus"
-    shutil.copytree(VIRTBUS, copy, ignore=shutil.ignore_patterns(*BUILT))
-    patches.apply(patches.read_patches([request.mutant]), copy)
-    return copy
 
 
 def _callers(folder: Path, into: Path) -> None:

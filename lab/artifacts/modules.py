@@ -33,7 +33,7 @@ def build_modules(store: Store, kernel: Kernel, folder: Path) -> Artifact:
     ``folder`` is a directory of a kernel tree (``drivers/vdpa/vdpa_sim``) or any with a Kbuild file; it is only read.
     Raises InputError when it is neither or the kernel is a prebuilt one, BuildError with the compiler's lines.
     """
-    devel = kernel.artifact.path / "devel.tar.zst"
+    devel = _devel(kernel)
     check(folder, finished=not devel.is_file())
     inputs = {"kernel": f"{kernel.release} {kernel.key}", "source": tree_digest(folder), **kernelbuild.toolchain()}
 
@@ -50,10 +50,14 @@ def build_modules(store: Store, kernel: Kernel, folder: Path) -> Artifact:
 
 def headers_of(kernel: Kernel) -> Path:
     """The archive of what modules for a kernel are compiled against. Raises InputError for a finished kernel."""
-    devel = kernel.artifact.path / "devel.tar.zst"
+    devel = _devel(kernel)
     if not devel.is_file():
         raise InputError([f"{kernel.release} is a finished kernel: modules for it cannot be built here"])
     return devel
+
+
+def _devel(kernel: Kernel) -> Path:
+    return kernel.artifact.path / "devel.tar.zst"
 
 
 def compile_modules(devel: Path, source: Path, into: Path, progress: Progress) -> None:
