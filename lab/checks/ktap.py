@@ -116,7 +116,7 @@ def judge(
     expected: Sequence[Expected] = (),
     prefix: str = "",
 ) -> list[Check]:
-    """One check per result, and one whether the report is complete: the proof that the tests ran, if any was not skipped.
+    """One check per result, and one whether the report is complete: the proof that the tests ran, if any was judged.
 
     ``wanted`` are ids that must have a result. A test during which the kernel printed a splat has failed, whatever it
     says itself; ``prefix`` stands before each name.

@@ -137,7 +137,8 @@ def test_a_splat_during_a_procedure_is_its_failure(stage: Stage) -> None:
 def test_a_mutant_that_is_caught_is_not_asked_more(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, wanted: str, asked: bool
 ) -> None:
-    monkeypatch.setattr(conformance, "load_mutant", lambda _name: MUTANT.model_copy(update={"check": wanted, "expect": ("not ok",)}))
+    mutant = MUTANT.model_copy(update={"check": wanted, "expect": ("not ok",)})
+    monkeypatch.setattr(conformance, "load_mutant", lambda _name: mutant)
     assert ("R16/twin" in stage.run(mutant="R16-same", only=["R16"])) is asked
 
 
@@ -190,9 +191,7 @@ def test_a_connection_that_is_lost_without_a_splat_is_no_failure(stage: Stage) -
 
 @pytest.mark.parametrize("gone", [LOST, DeadlineExceeded("l1: the end of dmesg", 30)])
 @pytest.mark.parametrize(("console", "seen"), [("", "waited 30 s"), (SPLAT, "the kernel: BUG: kernel NULL")])
-def test_a_machine_that_answers_no_more_fails_the_check(
-    stage: Stage, gone: Exception, console: str, seen: str
-) -> None:
+def test_a_machine_that_answers_no_more_fails_the_check(stage: Stage, gone: Exception, console: str, seen: str) -> None:
     def twin(_bench: Bench) -> Seen:
         stage.host.gone = gone
         stage.console.write_text(f"booted\n{console}")
@@ -226,7 +225,7 @@ def test_tests_that_do_not_end_are_read_all_the_same(
         stage.host.log += KTAP.splitlines()[:4]
         raise error
 
-    monkeypatch.setattr(conformance.modules, "run_tests", run_tests)
+    monkeypatch.setattr("lab.checks.virtbus.modules.run_tests", run_tests)
     with pytest.raises(type(error)):
         stage.run()
     checks = {check.name: check.verdict for check in stage.checks}
@@ -234,15 +233,13 @@ def test_tests_that_do_not_end_are_read_all_the_same(
     assert checks["R16"] is checks["KTAP plan"] is Verdict.ERROR
 
 
-def test_tests_that_the_machine_dies_in_are_read_on_the_console(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tests_that_the_machine_dies_in_are_read_on_the_console(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_tests(*_arguments: object, **_keys: object) -> None:
         stage.console.write_text(f"booted\n[   99.000000] {SPLAT}")
         stage.host.gone = LOST
         raise LOST
 
-    monkeypatch.setattr(conformance.modules, "run_tests", run_tests)
+    monkeypatch.setattr("lab.checks.virtbus.modules.run_tests", run_tests)
     with pytest.raises(Unreachable):
         stage.run()
     checks = {check.name: check for check in stage.checks}

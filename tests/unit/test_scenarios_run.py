@@ -680,7 +680,7 @@ def test_a_run_that_ended_before_its_machine_is_told_by_requirement(
     run: Callable[..., RunResult], world: World
 ) -> None:
     world.fail["artifacts"] = BuildError("no compiler")
-    result = run(scenario="virtbus-naming", overrides=("adapters=[\"auxiliary\"]",))
+    result = run(scenario="virtbus-naming", overrides=('adapters=["auxiliary"]',))
     assert {item.verdict for item in by_requirement([result])} == {Verdict.ERROR}
     world.fail["artifacts"] = SiteLacks("nested virtualisation")
     assert by_requirement([run(scenario="virtbus-naming")]) == []

@@ -144,7 +144,9 @@ def test_failed_build_names_the_error_and_keeps_its_log(store: Store) -> None:
     assert list((store.root / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize(("text", "kind"), [("x.c:3: error: no", CompileError), ("No space left on device", BuildError)])
+@pytest.mark.parametrize(
+    ("text", "kind"), [("x.c:3: error: no", CompileError), ("No space left on device", BuildError)]
+)
 def test_what_a_compiler_refused_stays_that(store: Store, text: str, kind: type[BuildError]) -> None:
     def build(_into: Path, _progress: Progress) -> None:
         raise CompileError(text)

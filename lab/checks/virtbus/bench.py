@@ -24,9 +24,9 @@ shift 3
 DEBUG=/sys/kernel/debug
 DEV=$DEBUG/vbt_dev_$N TWIN=$DEBUG/vbt_twin_$N DRV=$DEBUG/vbt_drv_$N
 load() { for module; do insmod "$KO/vbt_${module}_$N.ko"; done; }
-# leave MODULE TENTHS: remove a module, if it is loaded, within so many tenths of the reference machine's seconds. Beside
-# this shell, for an rmmod that waits for the last reference cannot be killed; and again when it was refused because
-# somebody uses it.
+# leave MODULE TENTHS: remove a module, if it is loaded, within so many tenths of a second of the reference machine.
+# Beside this shell, for an rmmod that waits for the last reference cannot be killed; and again when it was refused
+# because somebody uses it.
 leave() {
     left=$(($2 * TRIES / 300))
     while [ -e "/sys/module/$1" ]; do
