@@ -1159,6 +1159,8 @@ static void vbt_run_in_thread(struct vbt_test *t)
 		}
 		if (time_after(jiffies, end)) {
 			vbt_fail(t, "the test does not end");
+			/* Its thread goes on, in this module's code. */
+			__module_get(THIS_MODULE);
 			break;
 		}
 	}
