@@ -5,6 +5,7 @@
     LabError                    the lab could not do or prove something  -> verdict ERROR, exit 3
     ├── InputError              what the user wrote is wrong; all problems at once -> exit 2
     ├── BuildError              an artifact could not be made
+    │   └── CompileError        because a compiler refused its source
     ├── HostError               a host did not do what it was told
     │   ├── CommandError        a command ended with an unexpected status
     │   └── Unreachable         the transport to the host is gone or never came up
@@ -67,7 +68,15 @@ def problems_of(look: Callable[[], object], prefix: str = "") -> list[str]:
 
 
 class BuildError(LabError):
-    """An artifact could not be built."""
+    """An artifact could not be built; ``status`` is that of the program that failed, if one did."""
+
+    def __init__(self, message: str, *, hint: str = "", log: Path | None = None, status: int | None = None) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.status = status
+
+
+class CompileError(BuildError):
+    """An artifact could not be built because a compiler refused its source."""
 
 
 class HostError(LabError):

@@ -10,7 +10,6 @@ The artifact keeps the sources that were laid over the kernel, and the output of
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import re
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import Literal
 
 from lab import proc
-from lab.artifacts import kernelbuild, patches
+from lab.artifacts import kernelbuild
 from lab.artifacts.apt import Apt
-from lab.artifacts.conformance import VIRTBUS
+from lab.artifacts.conformance import VIRTBUS, copy_with
+from lab.artifacts.digest import file_digest, tree_digest
 from lab.artifacts.kernel import KernelRequest, kernel_source
-from lab.artifacts.modules import BUILT
-from lab.artifacts.store import Artifact, Progress, Recipe, Store, tree_digest
+from lab.artifacts.store import Artifact, Progress, Recipe, Store
 from lab.artifacts.virtbus import Overlay, overlay
 from lab.errors import BuildError
 
@@ -40,6 +39,8 @@ TOOLS = frozenset(["checkpatch", "kernel-doc", "compile", "sparse", "unterminate
 _CALLERS = ("tests", "users")
 _MODES = {"module": "m", "builtin": "y"}
 _NEW_FILE = re.compile(rb"^--- /dev/null\n\+\+\+ b/(\S+)", re.MULTILINE)
+# Exit statuses of sh and env for a program that cannot be started.
+_NOT_STARTED = (126, 127)
 _ENTRY = re.compile(rf"^config {OPTION}\n(?:[ \t].*\n|\n)*", re.MULTILINE)
 _UNTERMINATED = """
 #include <linux/module.h>
@@ -75,12 +76,12 @@ def bus_build(store: Store, request: BuildRequest, *, apt: Apt | None = None) ->
     inputs = {
         "source": source.identity,
         **overlay(VIRTBUS, request.virtbus).inputs,
-        **({"mutant": hashlib.sha256(request.mutant.read_bytes()).hexdigest()[:16]} if request.mutant else {}),
+        **({"mutant": file_digest(request.mutant)[:16]} if request.mutant else {}),
         "sparse": proc.run([sparse, "--version"], check=False).text if sparse else "none",
-        **({"header": hashlib.sha256(request.header.read_bytes()).hexdigest()[:16]} if request.header else {}),
+        **({"header": file_digest(request.header)[:16]} if request.header else {}),
         "tools": " ".join(sorted(request.tools)),
         "callers": " ".join(tree_digest(VIRTBUS / name)[:16] for name in _CALLERS if (VIRTBUS / name).is_dir()),
-        "building": tree_digest(Path(__file__))[:16],
+        "building": file_digest(Path(__file__))[:16],
         **kernelbuild.toolchain(),
     }
 
@@ -88,7 +89,7 @@ def bus_build(store: Store, request: BuildRequest, *, apt: Apt | None = None) ->
         tree = progress.scratch / "linux"
         tree.mkdir()
         source.unpack(tree, progress)
-        folder = _folder(request, progress)
+        folder = copy_with(request.mutant, progress, VIRTBUS) if request.mutant else VIRTBUS
         layer = overlay(folder, request.virtbus)
         layer.apply(tree)
         _callers(folder, into / "callers")
@@ -98,16 +99,6 @@ def bus_build(store: Store, request: BuildRequest, *, apt: Apt | None = None) ->
         _Tools(tree, into, _files(layer, tree), progress).run(wanted)
 
     return store.get(Recipe("virtbus-build", inputs, build))
-
-
-def _folder(request: BuildRequest, progress: Progress) -> Path:
-    """The lab's virtbus folder, or a copy of it with the mutant."""
-    if not request.mutant:
-        return VIRTBUS
-    copy = progress.scratch / "virtbus"
-    shutil.copytree(VIRTBUS, copy, ignore=shutil.ignore_patterns(*BUILT))
-    patches.apply(patches.read_patches([request.mutant]), copy)
-    return copy
 
 
 def _callers(folder: Path, into: Path) -> None:
@@ -122,9 +113,7 @@ def _files(layer: Overlay, tree: Path) -> list[Path]:
     """The files that the bus adds to the kernel, relative to its top."""
     found = [file.relative_to(layer.tree) for file in layer.tree.rglob("*") if file.is_file()] if layer.tree else []
     for patch in layer.patches_for(tree):
-        found += [
-            Path(name.decode()) for name in re.findall(rb"^--- /dev/null\n\+\+\+ b/(\S+)", patch.data, re.MULTILINE)
-        ]
+        found += [Path(name.decode()) for name in _NEW_FILE.findall(patch.data)]
     return sorted(found)
 
 
@@ -153,12 +142,13 @@ class _Tools:
             self.progress.step(f"compiling the bus: {mode}, {power}")
             self._write(f"compile-{mode}-{power}", self._compile(mode, power, objects))
         if tools & {"sparse", "unterminated"}:
-            self._configure("module", "pm")
-            self._make("modules_prepare")
-        if "sparse" in tools:
-            self._write("sparse", self._make("C=2", "CHECK=sparse", *objects))
-        if "unterminated" in tools:
-            self._write("unterminated", self._modpost())
+            configured = self._configure("module", "pm")
+            if configured[0] == 0:
+                self._prepare("modules_prepare")
+            if "sparse" in tools:
+                self._write("sparse", self._sparse(objects) if configured[0] == 0 else configured)
+            if "unterminated" in tools:
+                self._write("unterminated", self._modpost() if configured[0] == 0 else configured)
 
     def _sources(self) -> None:
         for file in self.files:
@@ -183,9 +173,15 @@ class _Tools:
         configured = self._configure(mode, power)
         if configured[0] != 0:
             return configured
-        # What the tree itself says while it is prepared is not about the bus.
-        prepared = self._make("prepare")
-        return self._make("W=1", *objects) if prepared[0] == 0 else prepared
+        self._prepare("prepare")
+        return self._make("W=1", *objects)
+
+    def _prepare(self, target: str) -> None:
+        """Prepare the configured tree. What it says then is not about the bus; raises BuildError when it fails."""
+        kernelbuild.make(self.tree, [_jobs(), target], self.progress, what=f"make {target}")
+
+    def _sparse(self, objects: Sequence[str]) -> Result:
+        return self._make("C=2", "CHECK=sparse", *objects)
 
     def _modpost(self) -> Result:
         folder = self.progress.scratch / "unterminated"
@@ -195,19 +191,23 @@ class _Tools:
         return self._make(f"M={folder}", "KBUILD_MODPOST_WARN=1", "modules")
 
     def _make(self, *arguments: str) -> Result:
-        jobs = len(os.sched_getaffinity(0))
-        return self._logged(lambda: kernelbuild.make(self.tree, [f"-j{jobs}", *arguments], self.progress, what="make"))
+        return self._logged(lambda: kernelbuild.make(self.tree, [_jobs(), *arguments], self.progress, what="make"))
 
     def _command(self, argv: Sequence[str]) -> Result:
         return self._logged(lambda: self.progress.run(argv, what=argv[0], cwd=self.tree))
 
     def _logged(self, work: Callable[[], None]) -> Result:
-        """Do something with the builder's log, and take from there what was said: a failure is a result."""
+        """Do something with the builder's log, and take from there what was said.
+
+        A failure is a result, but for that of starting a program. Raises BuildError.
+        """
         before = self.progress.log.stat().st_size
         status = 0
         try:
             work()
-        except BuildError:
+        except BuildError as error:
+            if error.status in _NOT_STARTED:
+                raise
             status = 1
         with self.progress.log.open("rb") as log:
             log.seek(before)
@@ -216,6 +216,10 @@ class _Tools:
 
     def _write(self, name: str, result: Result) -> None:
         (self.into / f"{name}.txt").write_text(f"status {result[0]}\n{result[1]}")
+
+
+def _jobs() -> str:
+    return f"-j{len(os.sched_getaffinity(0))}"
 
 
 def read_result(file: Path) -> Result | None:

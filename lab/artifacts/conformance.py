@@ -6,14 +6,13 @@ They are an artifact of their own, so that neither kernel nor images depend on a
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.artifacts import kernelbuild, patches
-from lab.artifacts.digest import tree_digest
+from lab.artifacts.digest import file_digest, tree_digest
 from lab.artifacts.kernel import IMAGES, Kernel
 from lab.artifacts.modules import BUILT, compile_modules, headers_of
 from lab.artifacts.store import Artifact, Progress, Recipe, Store
@@ -88,7 +87,8 @@ def _modules(store: Store, kernel: Kernel, request: ModulesRequest) -> Artifact:
 
     def build(into: Path, progress: Progress) -> None:
         progress.step("compiling the conformance suite")
-        source = _copy(request, progress)
+        source = copy_with(None, progress, VIRTBUS)
+        _choose(source / "tests", request)
         for name in _parts(request):
             compile_modules(devel, source / name, into, progress)
 
@@ -101,13 +101,13 @@ def _mutant(store: Store, kernel: Kernel, mutant: Path, request: ModulesRequest,
     inputs = {
         **_inputs(kernel, request),
         **{f"source {name}": tree_digest(VIRTBUS / name)[:16] for name in parts},
-        "mutant": _digest(mutant),
+        "mutant": file_digest(mutant)[:16],
     }
 
     def build(into: Path, progress: Progress) -> None:
         progress.step(f"compiling the mutant {mutant.stem}")
-        source = _copy(request, progress)
-        patches.apply(patches.read_patches([mutant]), source)
+        source = copy_with(mutant, progress, VIRTBUS)
+        _choose(source / "tests", request)
         if bus_only:
             kbuild = source / "Kbuild"
             kbuild.write_text(re.sub(r"^(obj-m\s*:=\s*\S+).*", r"\1", kbuild.read_text(), flags=re.MULTILINE))
@@ -127,17 +127,18 @@ def _inputs(kernel: Kernel, request: ModulesRequest) -> dict[str, str]:
     return {
         "kernel": f"{kernel.release} {kernel.key}",
         "adapters": " ".join(request.adapters),
-        **({"header": _digest(request.header)} if request.header else {}),
-        "laying out": _digest(Path(__file__)),
+        **({"header": file_digest(request.header)[:16]} if request.header else {}),
+        "laying out": file_digest(Path(__file__))[:16],
         **kernelbuild.toolchain(),
     }
 
 
-def _copy(request: ModulesRequest, progress: Progress) -> Path:
-    """A copy of the folder that may be written to, with the adapters that are asked for."""
+def copy_with(mutant: Path | None, progress: Progress, folder: Path) -> Path:
+    """A copy of the virtbus folder that may be written to, with a mutant. Raises BuildError if that does not apply."""
     source = progress.scratch / "virtbus"
-    shutil.copytree(VIRTBUS, source, ignore=shutil.ignore_patterns(*BUILT))
-    _choose(source / "tests", request)
+    shutil.copytree(folder, source, ignore=shutil.ignore_patterns(*BUILT))
+    if mutant:
+        patches.apply(patches.read_patches([mutant]), source)
     return source
 
 
@@ -154,7 +155,3 @@ def _choose(tests: Path, request: ModulesRequest) -> None:
     for file in tests.glob("adapter-*.h"):
         if adapter_name(file) not in request.adapters:
             file.unlink()
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]

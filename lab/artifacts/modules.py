@@ -10,7 +10,7 @@ from lab.artifacts import kernelbuild
 from lab.artifacts.digest import tree_digest
 from lab.artifacts.kernel import Kernel
 from lab.artifacts.store import Artifact, Progress, Recipe, Store
-from lab.errors import BuildError, InputError
+from lab.errors import BuildError, CompileError, InputError
 
 # What a build leaves beside its sources: never copied.
 BUILT = ("*.o", "*.ko", "*.mod*", ".*")
@@ -33,7 +33,7 @@ def build_modules(store: Store, kernel: Kernel, folder: Path) -> Artifact:
     ``folder`` is a directory of a kernel tree (``drivers/vdpa/vdpa_sim``) or any with a Kbuild file; it is only read.
     Raises InputError when it is neither or the kernel is a prebuilt one, BuildError with the compiler's lines.
     """
-    devel = kernel.artifact.path / "devel.tar.zst"
+    devel = _devel(kernel)
     check(folder, finished=not devel.is_file())
     inputs = {"kernel": f"{kernel.release} {kernel.key}", "source": tree_digest(folder), **kernelbuild.toolchain()}
 
@@ -50,19 +50,29 @@ def build_modules(store: Store, kernel: Kernel, folder: Path) -> Artifact:
 
 def headers_of(kernel: Kernel) -> Path:
     """The archive of what modules for a kernel are compiled against. Raises InputError for a finished kernel."""
-    devel = kernel.artifact.path / "devel.tar.zst"
+    devel = _devel(kernel)
     if not devel.is_file():
         raise InputError([f"{kernel.release} is a finished kernel: modules for it cannot be built here"])
     return devel
 
 
+def _devel(kernel: Kernel) -> Path:
+    return kernel.artifact.path / "devel.tar.zst"
+
+
 def compile_modules(devel: Path, source: Path, into: Path, progress: Progress) -> None:
-    """Compile the modules in ``source``, which may be written to, and put them into ``into``."""
+    """Compile the modules in ``source``, which may be written to, and put them into ``into``.
+
+    Raises CompileError with the compiler's lines, BuildError when it does not come to that.
+    """
     headers = progress.scratch / "linux"
     if not headers.exists():
         headers.mkdir()
         progress.run(["tar", "-xf", str(devel), "-C", str(headers)], what="unpacking what modules need")
     jobs = len(os.sched_getaffinity(0))
-    kernelbuild.make(headers, [f"-j{jobs}", f"M={source}", "modules"], progress, what=f"compiling {source.name}")
+    try:
+        kernelbuild.make(headers, [f"-j{jobs}", f"M={source}", "modules"], progress, what=f"compiling {source.name}")
+    except BuildError as error:
+        raise CompileError(error.message) from error
     for module in sorted(source.rglob("*.ko")):
         kernelbuild.strip_debug(module, into / module.name, progress)

@@ -70,7 +70,7 @@ class Progress:
         marked = {**(env or {}), BUILD_MARK: str(self.scratch.parent)}
         status = run_logged(argv, self.log, cwd=cwd, env=marked, on_line=self.line)
         if status != 0:
-            raise BuildError(f"{what} failed (status {status}):\n" + "\n".join(self.errors()))
+            raise BuildError(f"{what} failed (status {status}):\n" + "\n".join(self.errors()), status=status)
 
     def errors(self) -> list[str]:
         """The first lines that name an error since the last ``run`` began, else the last lines of output."""

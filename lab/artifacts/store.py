@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from lab.artifacts.digest import file_digest, tree_digest
 from lab.artifacts.entry import Entry, problems, read_entry, write_manifest
 from lab.artifacts.progress import Progress
-from lab.errors import BuildError, InputError, LabError
+from lab.errors import BuildError, CompileError, InputError, LabError
 from lab.evidence import marks
 from lab.proc import BUILD_MARK
 
@@ -207,7 +207,9 @@ class Store:
             hint = "vdpalab artifacts gc --max-size 0, or set VDPALAB_CACHE to a larger disk"
         else:
             hint = getattr(error, "hint", "")
-        return BuildError(f"{recipe.name}: {text}", hint=hint, log=log if log and log.exists() else None)
+        refused = isinstance(error, CompileError) and not (full or _NO_SPACE in text)
+        kind = CompileError if refused else BuildError
+        return kind(f"{recipe.name}: {text}", hint=hint, log=log if log and log.exists() else None)
 
     # State of entries
 

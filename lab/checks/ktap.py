@@ -116,12 +116,13 @@ def judge(
     expected: Sequence[Expected] = (),
     prefix: str = "",
 ) -> list[Check]:
-    """One check per result, and one whether the report is complete, which is the proof that the tests ran.
+    """One check per result, and one whether the report is complete: the proof that the tests ran, if any was judged.
 
     ``wanted`` are ids that must have a result. A test during which the kernel printed a splat has failed, whatever it
     says itself; ``prefix`` stands before each name.
     """
     checks = [_judge(point, machine, expected, prefix) for point in report.points]
+    judged = any(check.verdict is not Verdict.SKIP for check in checks)
     have = {point.id.partition(".")[0] for point in report.points}
     missing = [name for name in wanted if name not in have]
     blamed = splat_in(report.rest, expected)
@@ -131,13 +132,15 @@ def judge(
             checks.append(_failed(name, "a result", [f"the kernel: {blamed.title}"], report.rest, machine))
         else:
             checks.append(Check.unproven(name, f"{module} gave no result for it", "a result", machine=machine))
-    return [*checks, _complete(report, module, machine, prefix)]
+    return [*checks, _complete(report, judged, module, machine, prefix)]
 
 
-def _complete(report: Report, module: str, machine: str, prefix: str) -> Check:
+def _complete(report: Report, judged: bool, module: str, machine: str, prefix: str) -> Check:
     name, expected = f"{prefix}KTAP plan", f"every result that {module} announced, and its last line"
     if report.problems:
         return Check.unproven(name, "; ".join(report.problems), expected, machine=machine, proof=True)
+    if not judged:
+        return Check(name, Verdict.SKIP, f"{report.plan} results, of which none was judged", expected, machine=machine)
     return Check(name, Verdict.PASS, f"{report.plan} results", expected, machine=machine, proof=True)
 
 

@@ -107,7 +107,7 @@ def mutant_rows() -> Iterator[dict[str, Any]]:
         except InputError as error:
             yield {"name": name, "summary": f"broken: {error.problems[0]}", "tags": []}
         else:
-            yield {"name": name, "summary": mutant.what, "tags": [mutant.check, mutant.kernel, mutant.expect]}
+            yield {"name": name, "summary": mutant.what, "tags": [mutant.check, mutant.kernel, *mutant.expect]}
 
 
 _ROWS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {

@@ -1,6 +1,7 @@
 """Mutants: small patches that put one known flaw into the lab's virtbus, each with the check that must catch it.
 
-A file of images/kernel/virtbus/mutants begins with what is wrong, and lines ``Check:``, ``Kernel:`` and ``Expect:``.
+A file of images/kernel/virtbus/mutants begins with what is wrong, and lines ``Check:``, ``Kernel:`` and ``Expect:``,
+which may list several kinds.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lab.config.strict import Strict, validate
 from lab.errors import InputError
@@ -24,15 +25,24 @@ _RUNNING = ("api", "naming", "lifetime", "errors", "races", "pm")
 _FIELD = re.compile(r"^(Check|Kernel|Expect):\s*(.*?)\s*$", re.MULTILINE)
 _DIFF = re.compile(r"^(?:diff --git |--- )", re.MULTILINE)
 
+Kind = Literal["not ok", "oops", "KASAN", "kmemleak", "lockdep", "warning", "build", "static"]
+
+
+def _listed(text: Any) -> Any:
+    return [word.strip() for word in text.split(",")] if isinstance(text, str) else text
+
 
 class Mutant(Strict):
-    """One mutant. ``what`` is wrong with it; ``check`` must catch it on ``kernel``, by what ``expect`` says."""
+    """One mutant. ``what`` is wrong with it; ``check`` must catch it on ``kernel``, by one of the kinds in ``expect``.
+
+    A header with ``not ok`` means any failure of the check.
+    """
 
     name: str
     what: Annotated[str, Field(min_length=10)]
     check: str = Field(pattern=r"^[RU]\d{2}(\.[a-z]+|/[a-z][a-z0-9-]*)?$")
     kernel: Literal["default", "debug"]
-    expect: Literal["not ok", "oops", "KASAN", "kmemleak", "lockdep", "warning", "build", "static"]
+    expect: Annotated[tuple[Kind, ...], BeforeValidator(_listed)]
 
 
 def mutants() -> list[str]:
@@ -67,7 +77,7 @@ def scenario_data(name: str) -> dict[str, Any]:
         "kind": "virtbus",
         "summary": mutant.what[:200],
         "mutant": mutant.name,
-        "topics": ["build"] if mutant.expect in ("build", "static") else list(_RUNNING),
+        "topics": ["build"] if {"build", "static"} & set(mutant.expect) else list(_RUNNING),
         "only": [mutant.check.partition(".")[0]],
         "kernel": mutant.kernel,
         "expect": [

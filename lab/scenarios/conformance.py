@@ -9,20 +9,22 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lab.artifacts.buildid import build_id
+from lab.artifacts.conformance import OWN
 from lab.checks import ktap, splats
 from lab.checks.splats import Line
 from lab.checks.virtbus import build, modules, pm
-from lab.checks.virtbus.bench import Bench, Seen, stage, unload_all
+from lab.checks.virtbus.bench import ENDS, Bench, Seen, stage, unload_all
 from lab.checks.virtbus.procedures import PROCEDURES
 from lab.config.mutant import load_mutant
 from lab.config.requirement import TEST, Probe, select
 from lab.config.scenario import VirtbusScenario
-from lab.errors import CommandError, DeadlineExceeded, LabError, Unreachable
+from lab.errors import CommandError, DeadlineExceeded, HostError, LabError, Unreachable
 from lab.model import Check, Level, Verdict
 from lab.report.requirements import log_file
-from lab.scenarios.mutants import is_named
+from lab.scenarios.mutants import catches
 from lab.topology.lab import Lab
 from lab.wait import Deadline
 
@@ -31,7 +33,10 @@ REBOOT = ("R18/reboot", "U01/reboot")
 _REBOOT_S = 60.0
 # Exit statuses of sh for a program that cannot be started: then the lab lacks it.
 _NOT_STARTED = (126, 127)
+# Of all tests of an adapter, and of each: the kernel tells which one does not end before the lab gives up.
 _TESTS_S = 240.0
+_TEST_S = 90.0
+Bus = Path | Literal["none"] | None
 
 
 class _LogLostError(LabError):
@@ -70,14 +75,14 @@ class Conformance:
         """Whether a mutant that is run with its one check has been caught by it: what follows tells nothing more."""
         if not self.scenario.mutant or not self.scenario.only:
             return False
-        wanted = load_mutant(self.scenario.mutant).check
-        return any(check.verdict is Verdict.FAIL and is_named(check.name, wanted) for check in self.checks)
+        mutant = load_mutant(self.scenario.mutant)
+        return any(catches(check, mutant) for check in self.checks)
 
     def _applicable(self, adapter: str) -> list[Probe]:
         """The checks that make sense for this bus on this kernel; for the others it is said why not."""
         found = []
         for _, probe in select(self.scenario):
-            if probe.topic == "build" or (probe.adapters and adapter not in probe.adapters):
+            if probe.topic == "build" or not _applies(probe, adapter):
                 continue
             missing = [option for option in probe.needs if not self._has(option)]
             if missing:
@@ -114,18 +119,30 @@ class Conformance:
         wanted = [probe.id for probe in probes]
         module, prefix = f"vbt_test_{bench.adapter}", self._prefix(bench.adapter)
         with self.lab.record.step(f"tests {bench.adapter}"):
+            console = self._console()
             mark = self._mark(module)
-            loaded = modules.run_tests(bench, wanted, timeout_s=_TESTS_S)
-            lines = self._log(mark)
+            loaded: modules.Loaded | None = None
+            ended: LabError | None = None
+            try:
+                loaded = modules.run_tests(bench, wanted, test_s=_TEST_S, timeout_s=_TESTS_S)
+            except (HostError, DeadlineExceeded) as error:
+                ended = error
+            try:
+                lines = self._log(mark)
+            except (HostError, DeadlineExceeded, _LogLostError) as error:
+                ended, lines = ended or error, self._since(console)
         self.lab.record.write(f"collect/{module}.log", "".join(f"{line.text}\n" for line in lines))
-        self._prove(loaded, bench)
+        if loaded:
+            self._prove(loaded, bench)
         report = ktap.parse(lines, "vbt_test")
         found = ktap.judge(report, wanted, module=module, machine="l1", expected=self.scenario.expect, prefix=prefix)
         logs = {f"{prefix}{point.name}": point.log for point in report.points}
         for check in found:
             self._add(check, logs.get(check.name, report.rest))
+        if ended:
+            raise ended
 
-    def _add(self, check: Check, lines: Sequence[Line]) -> Check:
+    def _add(self, check: Check, lines: Sequence[Line] = ()) -> Check:
         """Add a check; what the kernel said during a failed one is kept in a file of its own."""
         self.checks.append(check)
         if check.verdict is Verdict.FAIL:
@@ -134,27 +151,40 @@ class Conformance:
 
     def _procedure(self, bench: Bench, probe: Probe) -> None:
         name = self._name(probe, bench.adapter)
-        console = self._console()
         with self.lab.record.step(name):
-            mark = self._mark(name)
+            if self._try(name, bench, probe).verdict is not Verdict.PASS:
+                self._unload()
+
+    def _try(self, name: str, bench: Bench, probe: Probe) -> Check:
+        """Run a procedure and add its check. What ends the connection to L1 is raised, with the check added before."""
+        console = self._console()
+        mark = self._mark(name)
+        try:
+            seen = PROCEDURES[probe.name](bench)
+            lines = self._log(mark)
+        except (CommandError, DeadlineExceeded) as error:
+            if isinstance(error, CommandError) and error.completed.returncode in _NOT_STARTED:
+                return self._add(Check.unproven(name, error.message, "a procedure that can run", machine="l1"))
+            seen = Seen(False, error.message, ENDS)
             try:
-                seen = PROCEDURES[probe.name](bench)
                 lines = self._log(mark)
-            except (CommandError, DeadlineExceeded) as error:
-                if isinstance(error, CommandError) and error.completed.returncode in _NOT_STARTED:
-                    self.checks.append(Check.unproven(name, error.message, "a procedure that can run", machine="l1"))
-                    return
-                seen = Seen(False, error.message, "a procedure that comes to its end")
-                lines = self._log(mark)
-            except _LogLostError as error:
-                self.checks.append(Check.unproven(name, error.message, "a log to read", machine="l1"))
-                return
-            except Unreachable:
-                if splat := ktap.splat_in(splats.read(self._console()[len(console) :]), self.scenario.expect):
-                    self._add(_failed(name, f"L1 died: {splat.title}", "L1 lives", splat.lines), splat.lines)
+            except (HostError, DeadlineExceeded, _LogLostError) as second:
+                lines = self._since(console)
+                check = self._add(self._judge(name, seen, lines), lines)
+                if isinstance(second, _LogLostError):
+                    return check
                 raise
-            if self._add(self._judge(name, seen, lines), lines).verdict is Verdict.FAIL:
-                self.lab.record.event("left", modules=unload_all(self.lab.host))
+        except _LogLostError as error:
+            return self._add(Check.unproven(name, error.message, "a log to read", machine="l1"))
+        except Unreachable:
+            if splat := ktap.splat_in(self._since(console), self.scenario.expect):
+                self._add(_failed(name, f"L1 died: {splat.title}", "L1 lives", splat.lines), splat.lines)
+            raise
+        return self._add(self._judge(name, seen, lines), lines)
+
+    def _unload(self) -> None:
+        """Unload what a check has left: the next one loads it itself."""
+        self.lab.record.event("left", modules=unload_all(self.lab.host))
 
     def _judge(self, name: str, seen: Seen, lines: Sequence[Line]) -> Check:
         if splat := ktap.splat_in(lines, self.scenario.expect):
@@ -169,6 +199,7 @@ class Conformance:
         assert machine is not None
         with self.lab.record.step("reboot"):
             benches = {bench.adapter: bench for bench, _ in wanted}
+            self._unload()
             prepared = {adapter: bench.answer(pm.PREPARE_REBOOT) for adapter, bench in benches.items()}
             self.lab.record.write("collect/l1-dmesg.txt", host.run(["dmesg"]).text + "\n")
             host.run(["dmesg", "-n", "8"])
@@ -208,6 +239,10 @@ class Conformance:
         path = self.lab.l1.process.console if self.lab.l1 else None
         return path.read_text(errors="replace") if path and path.exists() else ""
 
+    def _since(self, console: str) -> list[Line]:
+        """What the kernel has said on its console since that had this text."""
+        return splats.read(self._console()[len(console) :])
+
 
 def _failed(name: str, seen: str, expected: str, lines: Sequence[Line]) -> Check:
     return Check.judged(name, False, ktap.excerpt([seen], lines), expected, level=Level.L1_KERNEL, machine="l1")
@@ -219,11 +254,30 @@ def _after_reboot(probe: Probe, console: str, prepared: Mapping[str, str], ended
     return Seen(ended.endswith("status 0"), ended, "QEMU ends with status 0, because its guest has rebooted")
 
 
-def build_checks(scenario: VirtbusScenario, folder: Path) -> list[Check]:
+def reads_sources(scenario: VirtbusScenario) -> bool:
+    """Whether a scenario has checks that compile and read the bus's sources."""
+    return any(probe.topic == "build" for _, probe in select(scenario))
+
+
+def unread(scenario: VirtbusScenario, bus: Bus) -> str:
+    """Why the sources of the bus under test cannot be read; empty when they can. The lab has its own, or a series."""
+    if bus == "none":
+        return f"sources of the bus {scenario.adapters[0]}, which the kernel has without a series (--virtbus none)"
+    if bus is None and OWN not in scenario.adapters:
+        return f"sources of the bus {scenario.adapters[0]}: they are read in the series that --virtbus names"
+    return ""
+
+
+def build_checks(scenario: VirtbusScenario, folder: Path | None, bus: Bus = None) -> list[Check]:
     """The static and build checks of a scenario, on what lab.artifacts.busbuild has put into ``folder``.
 
-    That there is a bus, and that it was compiled where that was asked for, is the proof.
+    That there is a bus, and that it was compiled where that was asked for, is the proof. Without a folder each is a
+    SKIP that says why there is none (:func:`unread`).
     """
+    probes = [probe for _, probe in select(scenario) if probe.topic == "build"]
+    if folder is None:
+        words = f"there are no {unread(scenario, bus)}"
+        return [Check(probe.name, Verdict.SKIP, words, "sources of the bus under test") for probe in probes]
     seen = build.present(folder)
     name = "the bus is there"
     checks = [
@@ -231,10 +285,25 @@ def build_checks(scenario: VirtbusScenario, folder: Path) -> list[Check]:
         if seen.good
         else Check.unproven(name, seen.seen, seen.expected, proof=True)
     ]
-    for _, probe in select(scenario):
-        if probe.topic == "build":
-            checks.append(_of_build(probe.name, build.BUILDS[probe.name](folder)))
+    for probe in probes:
+        foreign = bus is not None and probe.name in build.OF_THE_LAB
+        found = "it is about the lab's own bus" if foreign else build.BUILDS[probe.name](folder)
+        checks.append(_of_build(probe.name, found))
     return checks
+
+
+def not_run(scenario: VirtbusScenario, checks: Sequence[Check]) -> list[Check]:
+    """The checks of the bus under test that a run which ended early has not come to, so that they are not forgotten."""
+    have = {check.name.partition(" ")[0].partition(".")[0] for check in checks}
+    return [
+        Check.unproven(probe.name, "the run ended before", "a result")
+        for _, probe in select(scenario)
+        if probe.name not in have and (probe.topic == "build" or _applies(probe, scenario.adapters[0]))
+    ]
+
+
+def _applies(probe: Probe, adapter: str) -> bool:
+    return not probe.adapters or adapter in probe.adapters
 
 
 def build_tools(scenario: VirtbusScenario) -> frozenset[str]:
@@ -242,9 +311,9 @@ def build_tools(scenario: VirtbusScenario) -> frozenset[str]:
     return frozenset(build.TOOLS[probe.name] for _, probe in select(scenario) if probe.name in build.TOOLS)
 
 
-def _of_build(name: str, seen: Seen | None) -> Check:
-    if seen is None:
-        return Check(name, Verdict.SKIP, "the tool is not installed", "a tool to ask")
+def _of_build(name: str, seen: Seen | str) -> Check:
+    if isinstance(seen, str):
+        return Check(name, Verdict.SKIP, seen, "something to look at")
     return Check.judged(name, seen.good, seen.seen, seen.expected, level=Level.L1_KERNEL)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from lab.checks.virtbus.bench import ENDS
 from lab.config.mutant import Mutant
 from lab.model import Check, Level, Verdict
 
@@ -26,13 +27,23 @@ def judge(checks: Sequence[Check], mutant: Mutant, *, complete: bool = True) -> 
     First comes one that says whether the named check caught the mutant; it is the proof. What else failed was the
     mutant's doing, which each check then says; one that could not be judged counts only when nothing was caught.
     """
-    caught = [check for check in checks if check.verdict is Verdict.FAIL and is_named(check.name, mutant.check)]
+    caught = [check for check in checks if catches(check, mutant)]
     others = [check for check in checks if check.verdict is Verdict.FAIL and check not in caught]
     verdict = _verdict(caught, others, mutant, complete)
     if not caught:
         return [verdict, *(_excused(check) if check.verdict is Verdict.FAIL else check for check in checks)]
     bad = (Verdict.FAIL, Verdict.ERROR)
     return [verdict, *(_excused(check) if check.verdict in bad else check for check in checks)]
+
+
+def catches(check: Check, mutant: Mutant) -> bool:
+    """Whether a check is the one that a mutant names, and failed in a way that its header says.
+
+    A procedure that was cut off, by its time or by an error of its own, has caught nothing.
+    """
+    if check.verdict is not Verdict.FAIL or check.expected == ENDS or not is_named(check.name, mutant.check):
+        return False
+    return any(kind not in _EVIDENCE or re.search(_EVIDENCE[kind], check.seen) for kind in mutant.expect)
 
 
 def is_named(name: str, wanted: str) -> bool:
@@ -50,7 +61,7 @@ def how(evidence: str) -> str:
 
 
 def _verdict(caught: Sequence[Check], others: Sequence[Check], mutant: Mutant, complete: bool) -> Check:
-    expected = f"{mutant.check} fails ({mutant.expect})"
+    expected = f"{mutant.check} fails ({' or '.join(mutant.expect)})"
     if caught:
         evidence = caught[0].seen
         seen = f"caught by {caught[0].name} ({how(evidence)}): {evidence}"

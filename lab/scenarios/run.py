@@ -28,7 +28,7 @@ from lab.config.mutant import Mutant, load_mutant
 from lab.config.request import RunRequest
 from lab.config.scenario import VirtbusScenario
 from lab.errors import (
-    BuildError,
+    CompileError,
     DeviceModelDied,
     Interrupted,
     LabError,
@@ -41,7 +41,7 @@ from lab.evidence.record import Record
 from lab.model import Check, Level, RunResult, Verdict
 from lab.report import result as report
 from lab.scenarios import findings, mutants
-from lab.scenarios.conformance import build_checks, build_tools, conformance
+from lab.scenarios.conformance import build_checks, build_tools, conformance, not_run, reads_sources, unread
 from lab.scenarios.exercise import Findings, exercise
 from lab.scenarios.keep import wait_while_kept
 from lab.scenarios.verdict import judge
@@ -138,6 +138,8 @@ def _sequence(run: _Run, undo: Undo) -> None:
         record.write("plan.json", json.dumps(plan.to_json() | {"artifacts": run.artifacts.describe()}, indent=1))
         record.event("versions", **run.artifacts.versions())
         modules = _suite_modules(store, run.artifacts, plan)
+        if isinstance(plan.scenario, VirtbusScenario) and reads_sources(plan.scenario):
+            _read_bus(run, plan, plan.scenario, _compile_bus(store, plan, plan.scenario))
     _stop_at(request, "artifacts")
     run.lab = lab = Lab(plan, run.artifacts, record, undo)
     with record.step("machines"):
@@ -168,27 +170,41 @@ def _build_only(run: _Run, plan: Plan, scenario: VirtbusScenario) -> None:
         mutant = mutant_patch(scenario.mutant) if scenario.mutant else None
         if mutant and _refused_by_the_compiler(run, store, plan, mutant):
             return
-        tools = build_tools(scenario)
-        built = bus_build(
-            store, BuildRequest(kernel_request(options), options.virtbus, mutant, options.virtbus_adapter, tools)
-        )
+        folder = _compile_bus(store, plan, scenario)
     _stop_at(run.request, "artifacts")
     with record.step("exercise"):
-        run.found.checks += build_checks(scenario, built.path)
-        for file in built.path.glob("*.txt"):
-            record.write(f"collect/{file.name}", file.read_text(errors="replace"))
+        _read_bus(run, plan, scenario, folder)
+    if folder is None:
+        raise SiteLacks(unread(scenario, options.virtbus))
+
+
+def _compile_bus(store: Store, plan: Plan, scenario: VirtbusScenario) -> Path | None:
+    """Put the bus before compilers and checkers; None when there are no sources of it."""
+    options = plan.request.artifacts
+    if unread(scenario, options.virtbus):
+        return None
+    mutant = mutant_patch(scenario.mutant) if scenario.mutant else None
+    tools = build_tools(scenario)
+    request = BuildRequest(kernel_request(options), options.virtbus, mutant, options.virtbus_adapter, tools)
+    return bus_build(store, request).path
+
+
+def _read_bus(run: _Run, plan: Plan, scenario: VirtbusScenario, folder: Path | None) -> None:
+    run.found.checks += build_checks(scenario, folder, plan.request.artifacts.virtbus)
+    for file in folder.glob("*.txt") if folder else ():
+        run.record.write(f"collect/{file.name}", file.read_text(errors="replace"))
 
 
 def _refused_by_the_compiler(run: _Run, store: Store, plan: Plan, mutant: Path) -> bool:
     """Whether a mutant that is to be caught when it is built does not even become modules; then that is its check."""
     known = load_mutant(mutant.stem)
-    if known.expect != "build":
+    if "build" not in known.expect:
         return False
+    built = kernel(store, kernel_request(plan.request.artifacts))
+    suite_modules(store, built, ModulesRequest((OWN,)))  # what does not compile without the mutant does not catch it
     try:
-        suite_modules(
-            store, kernel(store, kernel_request(plan.request.artifacts)), ModulesRequest((OWN,), mutant=mutant)
-        )
-    except BuildError as error:
+        suite_modules(store, built, ModulesRequest((OWN,), mutant=mutant))
+    except CompileError as error:
         run.found.checks.append(
             Check.judged(f"{known.check}/modules", False, error.message, "modules", level=Level.L1_KERNEL)
         )
@@ -301,6 +317,7 @@ def _pointless(run: _Run) -> str:
 
 def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
     checks, known = _known(run)
+    checks = [*checks, *_not_run(run)]
     error = run.error
     if mutant := _mutant(run):
         checks = mutants.judge(checks, mutant, complete=run.error is None)
@@ -322,6 +339,14 @@ def _conclude(run: _Run, undo_failed: list[str] | tuple[str, ...]) -> RunResult:
         checks=tuple(checks),
         metrics=(*run.found.metrics, *(lab.metrics() if lab else ())),
     )
+
+
+def _not_run(run: _Run) -> list[Check]:
+    """What a run of the virtbus suite that ended early owes; of a mutant it is asked for one check only."""
+    scenario = run.plan.scenario if run.plan else None
+    if run.error is None or isinstance(run.error, SiteLacks) or not isinstance(scenario, VirtbusScenario):
+        return []
+    return [] if scenario.mutant else not_run(scenario, run.found.checks)
 
 
 def _mutant(run: _Run) -> Mutant | None:

@@ -41,6 +41,9 @@ BLOCK_BYTES = 128 << 20
 
 # What QEMU needs beside the guest's RAM, in MiB; measured as RSS minus touched RAM.
 _QEMU_MB = 300
+# What the lab itself needs when its machines are elsewhere, and what compiling a bus takes here, in MiB.
+_LAB_MB = 64
+_COMPILE_MB = 1500
 
 # Seconds that scenarios take on the reference machine with everything cached, for "longest first".
 _BASE_S = {AttachMode.VHOST_VDPA: 45.0, AttachMode.VIRTIO_VDPA: 15.0}
@@ -89,9 +92,7 @@ class Plan:
     @property
     def needs_host(self) -> bool:
         """Whether there is an L1 at all: what is only compiled needs none."""
-        if not isinstance(self.scenario, VirtbusScenario):
-            return True
-        return any(probe.topic != "build" for _, probe in select(self.scenario))
+        return _needs_host(self.scenario)
 
     @property
     def l1_memory_mb(self) -> int:
@@ -164,8 +165,9 @@ class Plan:
     @property
     def ram_mb(self) -> int:
         """RAM that the run takes on this machine, in MiB."""
-        nested = isinstance(self.site, NestedSite) and self.needs_host
-        return self.l1_memory_mb + _QEMU_MB if nested else 64
+        if not self.needs_host:
+            return _COMPILE_MB
+        return self.l1_memory_mb + _QEMU_MB if isinstance(self.site, NestedSite) else _LAB_MB
 
     @property
     def cores(self) -> int:
@@ -293,6 +295,12 @@ def guests(scenario: Scenario) -> tuple[str, ...]:
     return ("l2",) if scenario.attach.mode is AttachMode.VHOST_VDPA else ()
 
 
+def _needs_host(scenario: Scenario) -> bool:
+    if not isinstance(scenario, VirtbusScenario):
+        return True
+    return any(probe.topic != "build" for _, probe in select(scenario))
+
+
 def contradictions(scenario: Scenario, request: RunRequest) -> list[str]:
     """What cannot go together, each as one sentence; configs/matrix.toml tells why."""
     return _of_virtbus(scenario, request) if isinstance(scenario, VirtbusScenario) else _of_vdpa(scenario, request)
@@ -333,6 +341,8 @@ def _of_virtbus(scenario: VirtbusScenario, request: RunRequest) -> list[str]:
     found = [f"adapters: there is no {name!r}, only {', '.join(known_adapters())}" for name in unknown]
     if request.artifacts.virtbus == "none" and OWN in scenario.adapters:
         found.append("--virtbus none leaves no bus to check")
+    if request.artifacts.kernel_image:
+        found.append("--kernel-image is a finished kernel: the bus and its tests cannot be compiled for it")
     if request.stop_at in ("devices", "attach"):
         found.append(f"--stop-at {request.stop_at}: there is no such step")
     if scenario.mutant and request.artifacts.virtbus:
@@ -365,7 +375,7 @@ def _unmovable(scenario: VdpaScenario, action: Migrate) -> list[str]:
 
 
 def _lacks(scenario: Scenario, site: NestedSite | SshSite) -> tuple[str, ...]:
-    if not isinstance(site, SshSite):
+    if not isinstance(site, SshSite) or not _needs_host(scenario):
         return ()
     if isinstance(scenario, VirtbusScenario):
         return ("a machine that may crash: the checks of a bus provoke what a wrong one does not survive",)

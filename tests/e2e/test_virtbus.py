@@ -13,7 +13,7 @@ from tests.e2e.document import Result, assert_evidence
 from tests.e2e.driver import Cli
 
 # An oops, which its L1 survives or not, and a wrong answer.
-MUTANTS = ["mutant-R08-del", "mutant-R09-early"]
+OOPSES, ANSWERS_WRONG = "mutant-R08-del", "mutant-R09-early"
 
 
 def assert_passed(result: Result) -> None:
@@ -34,19 +34,37 @@ def test_the_suite_passes_on_the_default_kernel(cli: Cli) -> None:
     assert "reboot: Restarting system" in (power.folder / "machines/l1/console.log").read_text()
 
 
-@pytest.mark.nightly
-def test_two_mutants_are_caught(cli: Cli) -> None:
-    ended = cli.run(*MUTANTS)
+@pytest.mark.push
+def test_one_topic_passes(cli: Cli) -> None:
+    ended = cli.run("virtbus-naming")
     assert ended.status == 0, ended.said
-    for result in ended.document.results:
-        assert_passed(result)
-        assert result.checks[0].name == result.scenario.replace("-", " ", 1)
-        assert result.checks[0].seen.startswith("caught by R0")
+    [result] = ended.document.results
+    assert_passed(result)
+    assert_evidence(result)
+    passed = {check.name for check in result.checks if check.verdict == "PASS"}
+    assert {"KTAP plan", "R09/hold", "auxiliary: KTAP plan", "auxiliary: R09/hold"} <= passed
+
+
+@pytest.mark.parametrize(
+    ("mutant", "how"),
+    [
+        pytest.param(OOPSES, "oops", marks=pytest.mark.nightly),
+        pytest.param(ANSWERS_WRONG, "not ok", marks=pytest.mark.push),
+    ],
+)
+def test_a_mutant_is_caught(cli: Cli, mutant: str, how: str) -> None:
+    ended = cli.run(mutant)
+    assert ended.status == 0, ended.said
+    [result] = ended.document.results
+    assert_passed(result)
+    assert result.checks[0].name == mutant.replace("-", " ", 1)
+    assert result.checks[0].seen.startswith("caught by R0")
+    assert f" ({how}): " in result.checks[0].seen
 
 
 @pytest.mark.nightly
 def test_a_mutant_that_is_not_caught_fails_the_suite(cli: Cli) -> None:
-    ended = cli.run(MUTANTS[1], "--set", 'only=["R01/test"]')
+    ended = cli.run(ANSWERS_WRONG, "--set", 'only=["R01/test"]')
     [result] = ended.document.results
     assert (ended.status, result.verdict, result.level) == (1, "FAIL", "lab"), ended.said
     assert "not caught" in result.reason

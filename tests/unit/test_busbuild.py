@@ -22,7 +22,7 @@ all modules:
 allnoconfig:
 	@grep -v "$(LACKS)" bus.config >.config
 prepare modules_prepare:
-	@:
+	@[ "$(UNREADY)" != $@ ]
 drivers/bus/virtual_bus.o:
 	@echo "compiled W=$(W) C=$(C) $$(grep VIRTUAL_BUS .config) $$(grep CONFIG_PM .config)"
 	@! grep -q bad drivers/bus/*.c
@@ -104,6 +104,30 @@ def test_an_option_that_does_not_stick_is_a_result(
     assert result is not None
     assert result[0] == 1
     assert result[1].startswith("did not stick: CONFIG_VIRTUAL_BUS=m")
+
+
+@pytest.mark.parametrize("target", ["prepare", "modules_prepare"])
+def test_a_tree_that_cannot_be_prepared_says_nothing_about_the_bus(
+    tmp_path: Path, linux: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.setenv("UNREADY", target)
+    with pytest.raises(BuildError, match=f"make {target} failed"):
+        build(tmp_path, linux)
+
+
+def test_a_tool_that_cannot_be_started_is_no_result(tmp_path: Path, linux: Path) -> None:
+    (linux / "scripts/kernel-doc").write_text("#!/usr/bin/env no-such-interpreter\n")
+    with pytest.raises(BuildError, match="kernel-doc failed"):
+        build(tmp_path, linux, tools=frozenset(["kernel-doc"]))
+
+
+def test_a_bus_that_cannot_be_configured_is_a_result_of_sparse_too(
+    tmp_path: Path, linux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LACKS", "CONFIG_VIRTUAL_BUS")
+    result = read_result(build(tmp_path, linux, tools=frozenset(["sparse"])).path / "sparse.txt")
+    assert result is not None
+    assert result[1].startswith("did not stick")
 
 
 def test_a_mutant_is_what_the_tools_see(tmp_path: Path, linux: Path, folder: Path) -> None:

@@ -160,3 +160,10 @@ def test_a_long_log_is_cut() -> None:
     noise = "".join(f"[   10.29{n:04}] noise {n}\n" for n in range(99))
     text = WHOLE.replace("[   10.300002] not ok", noise + "[   10.300002] not ok")
     assert judged(text)["R08 a failed add leaves nothing"].seen.endswith("  … 62 more lines")
+
+
+@pytest.mark.parametrize("results", ["1..0\n", "1..2\nok 1 R01 a # SKIP why\nnot ok 2 R02 b # TODO why\n"])
+def test_results_that_say_nothing_are_no_proof(results: str) -> None:
+    report = parse(splats.read(f"KTAP version 1\n{results}"))
+    plan = ktap.judge(report, [], module="vbt_test_virtbus", machine="l1")[-1]
+    assert (plan.name, plan.verdict, plan.proof) == ("KTAP plan", Verdict.SKIP, False)

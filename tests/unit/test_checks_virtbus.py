@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lab import proc
 from lab.checks.virtbus import modules, pm
-from lab.checks.virtbus.bench import Bench, Event, events, stage, unload_all
+from lab.checks.virtbus.api import _QUIET
+from lab.checks.virtbus.bench import _PRELUDE, Bench, Event, events, stage, unload_all
 from lab.checks.virtbus.modules import Loaded
 from lab.checks.virtbus.procedures import PROCEDURES
 from lab.errors import CommandError
@@ -186,8 +188,8 @@ def test_the_proof_of_a_module() -> None:
 
 def test_tests_are_asked_for_by_id(tmp_path: Path) -> None:
     host = FakeHost({"*": f"notes={NOTE.hex()}"}, tmp_path)
-    assert modules.run_tests(Bench(host, "auxiliary"), ["R01", "U03"], timeout_s=9).build_id == ID.hex()
-    assert host.commands[0].endswith(" vdpalab /run/vdpalab/vbt auxiliary R01,U03")
+    assert modules.run_tests(Bench(host, "auxiliary"), ["R01", "U03"], test_s=3, timeout_s=9).build_id == ID.hex()
+    assert host.commands[0].endswith(" vdpalab /run/vdpalab/vbt auxiliary 300 R01,U03 3")
 
 
 def test_staging_puts_every_module(tmp_path: Path) -> None:
@@ -201,3 +203,32 @@ def test_staging_puts_every_module(tmp_path: Path) -> None:
 
 def test_what_would_not_go_is_told(tmp_path: Path) -> None:
     assert unload_all(FakeHost({"*": "vbt_dev_virtbus\n"}, tmp_path)) == ["vbt_dev_virtbus"]
+
+
+def test_a_slow_machine_is_given_more_tries(tmp_path: Path) -> None:
+    host = FakeHost({"*": ""}, tmp_path)
+    host.slowness = 2.5
+    Bench(host, "auxiliary").script("true", "argument")
+    unload_all(host)
+    assert host.commands[0].endswith(" vdpalab /run/vdpalab/vbt auxiliary 750 argument")
+    assert host.commands[1].endswith(" vdpalab '' '' 750")
+
+
+@pytest.mark.parametrize(("alive", "status"), [("0", 0), ("1", 70)])
+def test_what_does_not_come_in_time_ends_the_script_where_that_was_not_excused(
+    tmp_path: Path, alive: str, status: int
+) -> None:
+    (tmp_path / "counters").write_text(f"alive {alive}\n")
+    script = _PRELUDE + 'DEV=$1\n( released "$DEV" ) || :\necho here\nreleased "$DEV"\necho there\n'
+    done = proc.run(["sh", "-ec", script, "sh", "", "", "2", str(tmp_path)], check=False)
+    assert (done.returncode, done.text) == (status, "here" if status else "here\nthere")
+
+
+def test_only_what_the_kernel_said_meanwhile_counts_as_a_complaint(tmp_path: Path) -> None:
+    complaint = "vbt: driver needs updating - please use bus_type methods"
+    log = f"old: {complaint}\nvbt: quiet auxiliary\nold: {complaint}\nvbt: quiet virtbus\nnew: {complaint}\n"
+    (tmp_path / "log").write_text(log)
+    tail = _QUIET[_QUIET.index("dmesg") :]
+    script = 'N=virtbus LOG=$1\ndmesg() { cat "$LOG"; }\n' + tail
+    assert proc.run(["sh", "-ec", script, "sh", str(tmp_path / "log")]).text == f"new: {complaint}"
+    assert "load dev drv" in _QUIET

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from lab.checks.virtbus import build
+from lab.checks.virtbus.bench import Seen
 from lab.checks.virtbus.build import BUILDS
 from lab.config.scenario import VirtbusScenario
 from lab.model import Verdict
-from lab.scenarios.conformance import build_checks
+from lab.scenarios.conformance import build_checks, unread
 
 SOURCE = """\
 /**
@@ -84,7 +86,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", BUILDS)
 def test_as_it_must_be(folder: Path, name: str) -> None:
     seen = BUILDS[name](folder)
-    assert seen is not None
+    assert isinstance(seen, Seen)
     assert seen.good, seen.seen
 
 
@@ -94,21 +96,21 @@ def test_a_fault_is_found(folder: Path, name: str, file: str, text: str, fault: 
     assert text in before
     (folder / file).write_text(before.replace(text, fault, 1))
     seen = BUILDS[name](folder)
-    assert seen is not None
+    assert isinstance(seen, Seen)
     assert not seen.good
 
 
 def test_a_place_is_told_by_file_and_line(folder: Path) -> None:
     (folder / C).write_text(SOURCE.replace("if (ret)", "if (!vdev)"))
     seen = BUILDS["R13/null"](folder)
-    assert seen is not None
+    assert isinstance(seen, Seen)
     assert seen.seen == "drivers/bus/virtual_bus.c:6: if (!vdev)"
 
 
 def test_a_page_that_lacks_a_bus(folder: Path) -> None:
     (folder / "docs" / "buses.md").write_text("virtbus, auxiliary, vDPA")
     seen = BUILDS["R24/buses"](folder)
-    assert seen is not None
+    assert isinstance(seen, Seen)
     assert (seen.good, seen.seen) == (False, "missing: mdev")
 
 
@@ -119,13 +121,13 @@ def test_every_check_was_seen_failing() -> None:
 def test_a_macro_of_the_header_counts_as_the_function(folder: Path) -> None:
     (folder / C).write_text(SOURCE + "EXPORT_SYMBOL_GPL(__virtbus_dev_init);\n")
     seen = BUILDS["R22/used"](folder)
-    assert seen is not None
+    assert isinstance(seen, Seen)
     assert seen.seen == "nobody calls __virtbus_dev_init"
     with (folder / H).open("a") as header:
         header.write("#define virtbus_dev_init(vdev) \\\n\t__virtbus_dev_init(vdev, KBUILD_MODNAME)\n")
     (folder / "callers/users-rdma.c").write_text("virtbus_dev_init(vdev);")
     seen = BUILDS["R22/used"](folder)
-    assert seen is not None
+    assert isinstance(seen, Seen)
     assert seen.good
 
 
@@ -134,7 +136,8 @@ def test_a_scenario_of_them(folder: Path) -> None:
     (folder / "sparse.txt").unlink()
     checks = {check.name: check for check in build_checks(scenario, folder)}
     assert checks.keys() == {"the bus is there", *BUILDS}
-    assert checks.pop("U14/sparse").verdict is Verdict.SKIP
+    sparse = checks.pop("U14/sparse")
+    assert (sparse.verdict, sparse.seen) == (Verdict.SKIP, "sparse is not installed")
     assert {check.verdict for check in checks.values()} == {Verdict.PASS}
     assert [name for name, check in checks.items() if check.proof] == ["the bus is there"]
 
@@ -146,3 +149,36 @@ def test_what_was_not_compiled_is_not_proved(folder: Path) -> None:
     checks = {check.name: check.verdict for check in build_checks(scenario, folder)}
     assert checks["the bus is there"] is Verdict.ERROR
     assert checks["U11/pm"] is checks["U14/w1"] is Verdict.FAIL
+
+
+def test_without_callers_it_is_said_so(folder: Path) -> None:
+    (folder / "callers/users-lan.c").unlink()
+    assert BUILDS["R22/used"](folder) == "there is no caller whose source could be read"
+
+
+def test_the_labs_page_says_nothing_about_a_series(folder: Path, tmp_path: Path) -> None:
+    scenario = VirtbusScenario(kind="virtbus", summary="an example of it", topics=["build"], adapters=["mine"])
+    checks = {check.name: check for check in build_checks(scenario, folder, tmp_path / "series")}
+    assert [name for name, check in checks.items() if check.verdict is Verdict.SKIP] == ["R24/buses"]
+
+
+@pytest.mark.parametrize(
+    ("adapters", "bus", "reason"),
+    [
+        (["virtbus", "auxiliary"], None, ""),
+        (["mine"], Path("series"), ""),
+        (["mine", "auxiliary"], None, "they are read in the series"),
+        (["mine"], "none", "the kernel has without a series"),
+    ],
+)
+def test_sources_of_another_bus_are_not_the_labs(
+    adapters: list[str], bus: Path | Literal["none"] | None, reason: str
+) -> None:
+    scenario = VirtbusScenario(kind="virtbus", summary="an example of it", topics=["build"], adapters=adapters)
+    assert reason in unread(scenario, bus)
+    assert bool(reason) == bool(unread(scenario, bus))
+    if reason:
+        checks = build_checks(scenario, None, bus)
+        assert {check.name for check in checks} == set(BUILDS)
+        assert {check.verdict for check in checks} == {Verdict.SKIP}
+        assert reason in checks[0].seen

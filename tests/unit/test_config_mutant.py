@@ -31,8 +31,10 @@ def test_a_header() -> None:
         "what": "A device that could not be added is deleted all the same.",
         "check": "R08",
         "kernel": "default",
-        "expect": "oops",
+        "expect": ("oops",),
     }
+    several = parse("R08-deletes", HEADER.replace("oops", "oops, KASAN") + DIFF, "x.patch")
+    assert several.expect == ("oops", "KASAN")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ def test_a_header() -> None:
         (HEADER.replace("R08", "08") + DIFF, ["check: String should match"]),
         (HEADER.replace("R08", "R08/Freeze") + DIFF, ["check: String should match"]),
         (HEADER.replace("default", "newest") + DIFF, ["kernel: Input should be 'default' or 'debug'"]),
-        (HEADER.replace("oops", "smoke") + DIFF, ["expect: Input should be"]),
+        (HEADER.replace("oops", "smoke") + DIFF, ["expect.0: Input should be"]),
     ],
 )
 def test_what_is_wrong_with_a_header(text: str, problems: list[str]) -> None:

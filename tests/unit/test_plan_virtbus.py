@@ -48,7 +48,7 @@ def test_one_small_machine_and_no_guest() -> None:
 
 def test_what_is_only_compiled_needs_no_machine() -> None:
     plan = make_plan(request("virtbus-build"))
-    assert (plan.needs_host, plan.ram_mb, plan.to_json()["machines"]) == (False, 64, {})
+    assert (plan.needs_host, plan.ram_mb, plan.to_json()["machines"]) == (False, 1500, {})
 
 
 def test_a_mutant_names_its_kernel_and_the_user_may_name_another(mutant: str) -> None:
@@ -74,6 +74,11 @@ def test_what_cannot_be(mutant: str, tmp_path: Path) -> None:
         "virtbus-api: adapters: there is no 'pci', only auxiliary, "
     )
     assert problems(request(virtbus="none")) == ["virtbus-api: --virtbus none leaves no bus to check"]
+    (tmp_path / "image").touch()
+    assert any(
+        problem.startswith("virtbus-api: --kernel-image is a finished kernel")
+        for problem in problems(request(kernel_image=tmp_path / "image"))
+    )
     assert problems(request(mutant, virtbus=tmp_path)) == [
         f"{mutant}: mutants are of the lab's own virtbus: --virtbus does not go with them"
     ]
@@ -99,3 +104,5 @@ def test_a_real_machine_is_not_crashed(tmp_path: Path) -> None:
     plan = make_plan(RunRequest(scenario="virtbus-api", site=str(site)))
     assert plan.lacks[0].startswith("a machine that may crash")
     assert plan.to_json()["machines"] == {"l1": {"address": "a"}}
+    alone = make_plan(RunRequest(scenario="virtbus-build", site=str(site)))
+    assert (alone.lacks, alone.ram_mb) == ((), 1500)

@@ -42,10 +42,13 @@ class FakeL1(FakeHost):
         super().__init__({}, folder, "l1")
         self.says = says
         self.log: list[str] = []
+        self.gone: Exception | None = None
 
     def _execute(self, argv: Sequence[str], data: bytes, deadline: Deadline) -> Completed:
         command = shlex.join(argv)
         self.commands.append(command)
+        if self.gone:
+            raise self.gone
         for word, text in self.says.items():
             if word in command:
                 self.log += text.splitlines()
@@ -134,7 +137,8 @@ def test_a_splat_during_a_procedure_is_its_failure(stage: Stage) -> None:
 def test_a_mutant_that_is_caught_is_not_asked_more(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, wanted: str, asked: bool
 ) -> None:
-    monkeypatch.setattr(conformance, "load_mutant", lambda _name: MUTANT.model_copy(update={"check": wanted}))
+    mutant = MUTANT.model_copy(update={"check": wanted, "expect": ("not ok",)})
+    monkeypatch.setattr(conformance, "load_mutant", lambda _name: mutant)
     assert ("R16/twin" in stage.run(mutant="R16-same", only=["R16"])) is asked
 
 
@@ -159,6 +163,7 @@ def test_a_procedure_that_does_not_end(stage: Stage, error: Exception, verdict: 
     stage.procedures["R16/twin"] = twin
     check = stage.run()["R16/twin"]
     assert (check.verdict, check.level) == (verdict, level)
+    assert "rmmod" in stage.host.commands[-1]
 
 
 def test_a_kernel_that_dies_fails_the_check_that_it_dies_in(stage: Stage) -> None:
@@ -184,6 +189,68 @@ def test_a_connection_that_is_lost_without_a_splat_is_no_failure(stage: Stage) -
     assert "R16/twin" not in {check.name for check in stage.checks}
 
 
+@pytest.mark.parametrize("gone", [LOST, DeadlineExceeded("l1: the end of dmesg", 30)])
+@pytest.mark.parametrize(("console", "seen"), [("", "waited 30 s"), (SPLAT, "the kernel: BUG: kernel NULL")])
+def test_a_machine_that_answers_no_more_fails_the_check(stage: Stage, gone: Exception, console: str, seen: str) -> None:
+    def twin(_bench: Bench) -> Seen:
+        stage.host.gone = gone
+        stage.console.write_text(f"booted\n{console}")
+        raise DeadlineExceeded("l1: the end of sh", 30)
+
+    stage.procedures["R16/twin"] = twin
+    with pytest.raises(type(gone)):
+        stage.run()
+    check = stage.checks[-1]
+    assert (check.name, check.verdict, check.level) == ("R16/twin", Verdict.FAIL, Level.L1_KERNEL)
+    assert check.seen.startswith(seen)
+
+
+def test_a_procedure_that_does_not_end_and_fills_the_log(stage: Stage) -> None:
+    def hold(_bench: Bench) -> Seen:
+        stage.host.log.clear()
+        raise DeadlineExceeded("l1: the end of sh", 30)
+
+    stage.procedures["R09/hold"] = hold
+    checks = stage.run()
+    assert (checks["R09/hold"].verdict, checks["R16/twin"].verdict) == (Verdict.FAIL, Verdict.PASS)
+
+
+@pytest.mark.parametrize(
+    "error", [LOST, DeadlineExceeded("l1: the end of sh", 240), CommandError("l1", Completed(("sh",), 1, b"", b"", 0))]
+)
+def test_tests_that_do_not_end_are_read_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def run_tests(*_arguments: object, **_keys: object) -> None:
+        stage.host.log += KTAP.splitlines()[:4]
+        raise error
+
+    monkeypatch.setattr("lab.checks.virtbus.modules.run_tests", run_tests)
+    with pytest.raises(type(error)):
+        stage.run()
+    checks = {check.name: check.verdict for check in stage.checks}
+    assert checks["R09 a number is free after the last put"] is Verdict.PASS
+    assert checks["R16"] is checks["KTAP plan"] is Verdict.ERROR
+
+
+def test_tests_that_the_machine_dies_in_are_read_on_the_console(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_tests(*_arguments: object, **_keys: object) -> None:
+        stage.console.write_text(f"booted\n[   99.000000] {SPLAT}")
+        stage.host.gone = LOST
+        raise LOST
+
+    monkeypatch.setattr("lab.checks.virtbus.modules.run_tests", run_tests)
+    with pytest.raises(Unreachable):
+        stage.run()
+    checks = {check.name: check for check in stage.checks}
+    assert checks["R09"].verdict is Verdict.FAIL
+    assert checks["R09"].seen.startswith("the kernel: BUG: kernel NULL")
+
+
+def test_the_kernel_gives_a_test_up_before_the_lab_does() -> None:
+    assert conformance._TEST_S * 2 < conformance._TESTS_S
+
+
 def test_a_lost_mark_is_an_error_of_the_lab(stage: Stage) -> None:
     def twin(_bench: Bench) -> Seen:
         stage.host.log.clear()
@@ -191,6 +258,7 @@ def test_a_lost_mark_is_an_error_of_the_lab(stage: Stage) -> None:
 
     stage.procedures["R16/twin"] = twin
     assert stage.run()["R16/twin"].verdict is Verdict.ERROR
+    assert "rmmod" in stage.host.commands[-1]
 
 
 @pytest.mark.parametrize("options", [frozenset(["CONFIG_DEBUG_KMEMLEAK=y"]), frozenset(), None])
@@ -224,7 +292,8 @@ def test_a_reboot_comes_last_and_is_read_on_the_console(stage: Stage) -> None:
     assert did == ["ended", "left"]
     assert checks["R18/reboot"].verdict is checks["U01/reboot"].verdict is Verdict.PASS
     assert checks["R18/reboot"].seen == "shut down a.0 → p"
-    assert sum("parent=" in command for command in stage.host.commands) == 1
+    [prepare] = [number for number, command in enumerate(stage.host.commands) if "parent=" in command]
+    assert "^(vbt_" in stage.host.commands[prepare - 1]
 
 
 def test_a_machine_that_does_not_come_through_its_reboot(stage: Stage) -> None:

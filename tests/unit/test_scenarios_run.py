@@ -14,18 +14,32 @@ from typing import Any
 
 import pytest
 
+from lab.artifacts.conformance import ModulesRequest
 from lab.config.finding import Finding
+from lab.config.mutant import Kind
 from lab.config.request import RunRequest
 from lab.config.scenario import Expected
 from lab.config.strict import validate
-from lab.errors import DeviceModelDied, InputError, Interrupted, LabError, MachineDied, ProductFailure, SiteLacks
+from lab.errors import (
+    BuildError,
+    CompileError,
+    DeviceModelDied,
+    InputError,
+    Interrupted,
+    LabError,
+    MachineDied,
+    ProductFailure,
+    SiteLacks,
+)
 from lab.evidence.record import Record, owner_alive
 from lab.machine.accel import Acceleration
 from lab.model import Accel, Check, Level, Metric, RunResult, Verdict
+from lab.report.requirements import by_requirement
 from lab.report.result import read
 from lab.scenarios import run as module
 from lab.scenarios.run import execute
 from lab.topology import plan
+from tests.unit.test_scenarios_mutants import MUTANT
 
 NAME = "net-vp_vdpa-vhost_vdpa-iperf3"
 STEPS = ["plan", "artifacts", "host", "guest", "devices", "attach", "exercise", "collect"]
@@ -569,3 +583,104 @@ def test_no_verdict_is_written_before_the_undo(tmp_path: Path, world: World, mon
     execute(RunRequest(scenario=NAME), tmp_path)
     assert seen
     assert not any(seen)
+
+
+@pytest.mark.parametrize(
+    ("expect", "error", "refused"),
+    [
+        ("build", CompileError("x.c:3: error: no"), True),
+        ("build", BuildError("the hunk 1 does not apply"), None),
+        ("build", None, False),
+        ("static", CompileError("x.c:3: error: no"), False),
+    ],
+)
+def test_only_a_compiler_refuses_a_mutant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect: Kind, error: Exception | None, refused: bool | None
+) -> None:
+    def suite_modules(_store: Any, _kernel: Any, request: ModulesRequest) -> list[Path]:
+        if request.mutant and error:
+            raise error
+        return []
+
+    found = run_with_modules(tmp_path, monkeypatch, expect, suite_modules)
+    if refused is None:
+        with pytest.raises(BuildError, match="hunk"):
+            found()
+    else:
+        assert found() == ((refused, ["R08/modules"]) if refused else (False, []))
+
+
+def test_what_does_not_compile_without_the_mutant_does_not_catch_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def suite_modules(_store: Any, _kernel: Any, request: ModulesRequest) -> list[Path]:
+        raise CompileError("x.c:3: error: no")
+
+    with pytest.raises(CompileError):
+        run_with_modules(tmp_path, monkeypatch, "build", suite_modules)()
+
+
+def run_with_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect: Kind, suite_modules: Callable[..., list[Path]]
+) -> Callable[[], tuple[bool, list[str]]]:
+    monkeypatch.setattr(module, "load_mutant", lambda _name: MUTANT.model_copy(update={"expect": (expect,)}))
+    monkeypatch.setattr(module, "kernel", lambda *_: None)
+    monkeypatch.setattr(module, "kernel_request", lambda _options: None)
+    monkeypatch.setattr(module, "suite_modules", suite_modules)
+    planned: Any = SimpleNamespace(request=SimpleNamespace(artifacts=None))
+
+    def refused() -> tuple[bool, list[str]]:
+        run: Any = SimpleNamespace(found=SimpleNamespace(checks=[]))
+        found = module._refused_by_the_compiler(run, Any, planned, tmp_path / "R08-deletes.patch")  # type: ignore[arg-type]
+        return found, [check.name for check in run.found.checks]
+
+    return refused
+
+
+def test_a_scenario_may_ask_a_machine_and_the_sources(
+    run: Callable[..., RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sparse.txt").write_text("status 0\n")
+    shape = dataclasses.replace(PROOF, name="R14/shape")
+    monkeypatch.setattr(module, "_suite_modules", lambda *_: [])
+    monkeypatch.setattr(module, "conformance", lambda _lab, _files, checks: checks.append(PROOF))
+    monkeypatch.setattr(module, "bus_build", lambda *_: SimpleNamespace(path=tmp_path))
+    monkeypatch.setattr(module, "build_checks", lambda *_: [shape])
+    result = run(scenario="virtbus-api", overrides=('topics=["api","build"]',))
+    assert result.checks == (shape, PROOF)
+    assert (Path(result.run_dir) / "collect/sparse.txt").exists()
+    assert run(scenario="virtbus-api").checks == (PROOF,)
+
+
+def test_a_bus_without_sources_is_skipped_by_name(run: Callable[..., RunResult], tmp_path: Path) -> None:
+    header = tmp_path / "adapter-mine.h"
+    header.touch()
+    result = run(scenario="virtbus-build", artifacts={"virtbus": "none", "virtbus_adapter": header})
+    assert (result.verdict, result.level) == (Verdict.SKIP, Level.LAB)
+    assert result.reason.startswith("the site lacks sources of the bus mine")
+    assert "U11/pm" in {check.name for check in result.checks}
+
+
+def test_checks_that_a_run_has_not_come_to_are_not_forgotten(
+    run: Callable[..., RunResult], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def conformance(_lab: Any, _files: Any, checks: list[Check]) -> None:
+        checks += [PROOF, dataclasses.replace(PROOF, name="R09 a number", proof=False)]
+        raise LabError("it ended")
+
+    monkeypatch.setattr(module, "_suite_modules", lambda *_: [])
+    monkeypatch.setattr(module, "conformance", conformance)
+    result = run(scenario="virtbus-naming", overrides=('only=["R09","R16/twin"]',))
+    assert (result.verdict, result.reason) == (Verdict.ERROR, "it ended")
+    assert [check.name for check in result.checks if check.verdict is Verdict.ERROR] == ["R09/hold", "R16/twin"]
+    assert [item.requirement.id for item in by_requirement([result])] == ["R09", "R16"]
+
+
+def test_a_run_that_ended_before_its_machine_is_told_by_requirement(
+    run: Callable[..., RunResult], world: World
+) -> None:
+    world.fail["artifacts"] = BuildError("no compiler")
+    result = run(scenario="virtbus-naming", overrides=('adapters=["auxiliary"]',))
+    assert {item.verdict for item in by_requirement([result])} == {Verdict.ERROR}
+    world.fail["artifacts"] = SiteLacks("nested virtualisation")
+    assert by_requirement([run(scenario="virtbus-naming")]) == []

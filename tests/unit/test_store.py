@@ -13,7 +13,7 @@ import pytest
 
 from lab import proc
 from lab.artifacts.store import Progress, Recipe, Store, cache_root
-from lab.errors import BuildError, InputError
+from lab.errors import BuildError, CompileError, InputError
 
 Build = Callable[[Path, Progress], None]
 
@@ -142,6 +142,18 @@ def test_failed_build_names_the_error_and_keeps_its_log(store: Store) -> None:
     assert "done" not in caught.value.message
     assert store.entries() == []
     assert list((store.root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("x.c:3: error: no", CompileError), ("No space left on device", BuildError)]
+)
+def test_what_a_compiler_refused_stays_that(store: Store, text: str, kind: type[BuildError]) -> None:
+    def build(_into: Path, _progress: Progress) -> None:
+        raise CompileError(text)
+
+    with pytest.raises(BuildError) as caught:
+        store.get(recipe(build=build))
+    assert type(caught.value) is kind
 
 
 def test_builder_that_makes_nothing_fails(store: Store) -> None:

@@ -42,7 +42,7 @@ until awk -v pid=$listener '$2 == 15 && $3 == pid { found = 1 } END { exit !foun
 load dev
 echo alpha >"$DEV/create"
 device=$(first)
-tries=200
+tries=$((TRIES * 2 / 3))
 until [ -e "$(node "$device")/driver" ]; do again; done
 echo "driver=$(basename "$(readlink "$(node "$device")/driver")")"
 unload drv dev
@@ -65,7 +65,16 @@ echo "probe=$(count "$DRV" probe)"
 echo "remove=$(count "$DRV" remove)"
 unload drv dev
 """
-_QUIET = "dmesg | grep -E 'needs updating - please use bus_type methods|does not have a release' || :"
+_QUIET = """
+echo "vbt: quiet $N" >/dev/kmsg
+load dev drv
+echo alpha >"$DEV/create"
+echo all >"$DEV/destroy"
+released "$DEV"
+unload drv dev
+dmesg | sed -n "/vbt: quiet $N/,\\$p" |
+    grep -E 'needs updating - please use bus_type methods|does not have a release' || :
+"""
 
 
 def anchor(bench: Bench) -> Seen:

@@ -6,6 +6,7 @@ The modules, their debugfs files and the lines of their logs are those of images
 from __future__ import annotations
 
 import io
+import math
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -15,17 +16,19 @@ from pathlib import Path
 from lab.host.base import COMMAND_S, Host
 from lab.host.shell import run_script
 
-# What every script of the suite can use. $N is the adapter, $KO where the modules lie.
+# What every script of the suite can use. $N is the adapter, $KO where the modules lie, $TRIES how many tenths of a
+# second something may take.
 _PRELUDE = """
-KO=$1 N=$2
-shift 2
+KO=$1 N=$2 TRIES=$3
+shift 3
 DEBUG=/sys/kernel/debug
 DEV=$DEBUG/vbt_dev_$N TWIN=$DEBUG/vbt_twin_$N DRV=$DEBUG/vbt_drv_$N
 load() { for module; do insmod "$KO/vbt_${module}_$N.ko"; done; }
-# leave MODULE TENTHS: remove a module, if it is loaded, within so many tenths of a second. Beside this shell, for an
-# rmmod that waits for the last reference cannot be killed; and again when it was refused because somebody uses it.
+# leave MODULE TENTHS: remove a module, if it is loaded, within so many tenths of a second of the reference machine.
+# Beside this shell, for an rmmod that waits for the last reference cannot be killed; and again when it was refused
+# because somebody uses it.
 leave() {
-    left=$2
+    left=$(($2 * TRIES / 300))
     while [ -e "/sys/module/$1" ]; do
         kill -0 "${removing:-none}" 2>/dev/null || { rmmod "$1" </dev/null >/dev/null 2>&1 & removing=$!; }
         [ "$left" -gt 0 ] || return 1
@@ -36,13 +39,13 @@ leave() {
 }
 unload() {
     for module; do
-        leave "vbt_${module}_$N" 150 || { echo "vbt_${module}_$N did not go in 15 s" >&2; exit 70; }
+        leave "vbt_${module}_$N" 150 || { echo "vbt_${module}_$N did not go in $((TRIES / 20)) s" >&2; exit 70; }
     done
 }
 tries=0
 again() {
     tries=$((tries + 1))
-    [ "$tries" -lt 300 ] || { echo "it did not happen in 30 s" >&2; exit 70; }
+    [ "$tries" -lt "$TRIES" ] || { echo "it did not happen in $((TRIES / 10)) s" >&2; exit 70; }
     sleep 0.1
 }
 node() { echo /sys/bus/*/devices/"$1"; }
@@ -50,6 +53,12 @@ first() { head -n 1 "$DEV/devices"; }
 count() { sed -n "s/^$2 //p" "$1/counters"; }
 released() { until [ "$(count "$1" alive)" = 0 ]; do again; done; }
 """
+
+# What is expected of a procedure that was cut off; that says nothing about what it would have seen.
+ENDS = "a procedure that comes to its end"
+
+# Tenths of a second on the reference machine that something may take which must happen: 30 s.
+_TRIES = 300
 
 _FOLDER = "vbt"
 _STAGE = """
@@ -103,10 +112,8 @@ class Bench:
     def script(self, text: str, *arguments: str, timeout_s: float = 4 * COMMAND_S, check: bool = True) -> str:
         """Run a script of the suite; its output. Raises what :func:`lab.host.shell.run_script` raises."""
         everything = _PRELUDE + text
-        done = run_script(
-            self.host, everything, self.folder, self.adapter, *arguments, timeout_s=timeout_s, check=check
-        )
-        return done.text
+        given = (self.folder, self.adapter, _tries(self.host), *arguments)
+        return run_script(self.host, everything, *given, timeout_s=timeout_s, check=check).text
 
     def answer(self, text: str, *arguments: str, timeout_s: float = 4 * COMMAND_S) -> dict[str, str]:
         """Run a script that prints ``key=value`` lines; lines of one key are joined by newlines."""
@@ -136,7 +143,12 @@ def stage(host: Host, modules: Sequence[Path]) -> None:
 
 def unload_all(host: Host) -> list[str]:
     """Unload every module of the suite; names of those that would not go."""
-    return run_script(host, _PRELUDE + _UNLOAD_ALL, "", "", check=False, timeout_s=4 * COMMAND_S).text.split()
+    given = ("", "", _tries(host))
+    return run_script(host, _PRELUDE + _UNLOAD_ALL, *given, check=False, timeout_s=4 * COMMAND_S).text.split()
+
+
+def _tries(host: Host) -> str:
+    return str(math.ceil(_TRIES * host.slowness))
 
 
 def events(log: str) -> list[Event]:

@@ -1,6 +1,6 @@
 """What is read from the sources of a bus and from what compilers and checkers said of it (lab.artifacts.busbuild).
 
-Each check takes the artifact's directory; None says that a tool was not there.
+Each check takes the artifact's directory; a string says why it could not look.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def checkpatch(folder: Path) -> Seen:
     return _quiet(folder, "checkpatch", "checkpatch --strict")
 
 
-def used(folder: Path) -> Seen | None:
+def used(folder: Path) -> Seen | str:
     """R22: every exported function is called by a user or by the suite."""
     callers = "".join(file.read_text() for file in (folder / "callers").glob("*"))
     if not callers:
-        return None
+        return "there is no caller whose source could be read"
     exported = re.findall(r"EXPORT_SYMBOL_GPL\((\w+)\)", "".join(_sources(folder, ".c").values()))
     headers = "".join(_sources(folder, ".h").values())
     unused = [name for name in exported if not _called(name, callers, headers)]
@@ -142,12 +142,12 @@ def w1(folder: Path) -> Seen:
     return Seen(not lines and not bad, _some([*lines, *bad]) or "no warning", "no warning with W=1")
 
 
-def sparse(folder: Path) -> Seen | None:
+def sparse(folder: Path) -> Seen | str:
     """U14: sparse has nothing to say."""
-    return _quiet(folder, "sparse", "sparse") if read_result(folder / "sparse.txt") else None
+    return _quiet(folder, "sparse", "sparse") if read_result(folder / "sparse.txt") else "sparse is not installed"
 
 
-BUILDS: Mapping[str, Callable[[Path], Seen | None]] = {
+BUILDS: Mapping[str, Callable[[Path], Seen | str]] = {
     "R03/words": words,
     "R05/terminated": terminated,
     "R11/no-sentinel": no_sentinel,
@@ -166,6 +166,8 @@ BUILDS: Mapping[str, Callable[[Path], Seen | None]] = {
 }
 
 
+# These are about the lab's own bus, whatever sources there are.
+OF_THE_LAB = frozenset(["R24/buses"])
 # What each check looks at beside the sources.
 TOOLS: Mapping[str, str] = {
     "R05/terminated": "unterminated",

@@ -13,10 +13,11 @@ _LOOPS = 60
 
 # Silent: a back trace for each failure would fill the log, and be taken for a fault.
 _SETUP = """
-for knob in failslab fail_page_alloc; do
-    echo 0 >"$DEBUG/$knob/verbose"
-    echo N >"$DEBUG/$knob/ignore-gfp-wait"
-    echo 0 >"$DEBUG/$knob/probability"
+for knob in "$DEBUG"/failslab "$DEBUG"/fail_page_alloc; do
+    [ -d "$knob" ] || continue
+    echo 0 >"$knob/verbose"
+    echo N >"$knob/ignore-gfp-wait"
+    echo 0 >"$knob/probability"
 done
 load dev drv
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ _RUN_TESTS = (
 for knob in "$DEBUG"/failslab "$DEBUG"/fail_page_alloc; do
     [ ! -d "$knob" ] || { echo 0 >"$knob/verbose"; echo N >"$knob/ignore-gfp-wait"; }
 done
-insmod "$KO/vbt_test_$N.ko" only="$1"
+insmod "$KO/vbt_test_$N.ko" only="$1" limit="$2"
 echo "notes=$(hex "vbt_test_$N")"
 # One of whose tests died does not go.
 leave "vbt_test_$N" 50 || :
@@ -58,10 +59,15 @@ def load_bus(bench: Bench) -> list[Loaded]:
     return [_loaded(module, *words.rsplit(" ", 1)) for module, words in answer.items()]
 
 
-def run_tests(bench: Bench, ids: Sequence[str], *, timeout_s: float) -> Loaded:
-    """Load the tests' module, which runs the tests of these ids, and unload it."""
+def run_tests(bench: Bench, ids: Sequence[str], *, test_s: float, timeout_s: float) -> Loaded:
+    """Load the tests' module, which runs the tests of these ids, and unload it.
+
+    A test that takes longer than ``test_s`` is failed by the kernel, which goes on with the next one; in ``timeout_s``
+    all must be over. Both are seconds on the reference machine.
+    """
     module = f"vbt_test_{bench.adapter}"
-    notes = bench.answer(_RUN_TESTS, ",".join(ids), timeout_s=timeout_s).get("notes", "")
+    limit = str(math.ceil(test_s * bench.host.slowness))
+    notes = bench.answer(_RUN_TESTS, ",".join(ids), limit, timeout_s=timeout_s).get("notes", "")
     return _loaded(module, notes, f"{bench.folder}/{module}.ko")
 
 

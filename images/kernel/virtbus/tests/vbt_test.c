@@ -23,12 +23,15 @@
  * up to 4 s late, and machines may be slow.
  */
 #define VBT_RELEASE_STALL (10 * HZ)
-#define VBT_TEST_TIMEOUT (300 * HZ)
 #define VBT_MANY 2000
 
 static char *only;
 module_param(only, charp, 0444);
 MODULE_PARM_DESC(only, "run only these tests, by id, separated by commas");
+
+static unsigned int limit = 300;
+module_param(limit, uint, 0444);
+MODULE_PARM_DESC(limit, "seconds that each test may take");
 
 struct vbt_test {
 	const char *id;
@@ -1157,7 +1160,7 @@ static int vbt_thread(void *data)
 
 static void vbt_run_in_thread(struct vbt_test *t)
 {
-	unsigned long end = jiffies + VBT_TEST_TIMEOUT;
+	unsigned long end = jiffies + limit * HZ;
 	struct task_struct *task;
 
 	init_completion(&t->done);
@@ -1173,6 +1176,8 @@ static void vbt_run_in_thread(struct vbt_test *t)
 		}
 		if (time_after(jiffies, end)) {
 			vbt_fail(t, "the test does not end");
+			/* Its thread goes on, in this module's code. */
+			__module_get(THIS_MODULE);
 			break;
 		}
 	}
