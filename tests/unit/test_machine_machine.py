@@ -13,6 +13,7 @@ from lab.errors import DeadlineExceeded, LabError, MachineDied, MachineError, Pr
 from lab.evidence.record import Record
 from lab.host.ssh import SshAddress
 from lab.machine import machine as module
+from lab.machine import qmp
 from lab.machine.argv import READY_LINE
 from lab.machine.machine import Machine, State, tail
 from lab.model import Level, QemuDevice
@@ -279,7 +280,10 @@ def test_a_qemu_of_a_slow_machine_has_more_time_to_end(record: Record, monkeypat
     assert machine.bad_end == ""
 
 
-def test_a_qemu_whose_monitor_is_gone_was_not_asked(running: Machine, process: FakeProcess) -> None:
+def test_a_qemu_whose_monitor_is_gone_was_not_asked(
+    running: Machine, process: FakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qmp, "_END_S", 0.1)
     process.qmp.hang_up()
     running.quit()
     assert (process.forced, running.bad_end) == (True, "")
