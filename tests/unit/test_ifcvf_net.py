@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lab.ifcvf import net, offload
@@ -30,6 +30,8 @@ def pair(tmp_path: Path) -> Iterator[Bench]:
 
 
 @settings(max_examples=25, deadline=None)
+@example([(46, 1), (46, 1), (1175, 1), (2375, 1), (6575, 1), (8975, 1), (8975, 1)], False, 300, 0)
+@example([(9000, 3)] * 10, True, 300, 12)
 @given(
     st.lists(st.tuples(st.integers(46, 9000), st.integers(1, 3)), min_size=1, max_size=10),
     st.booleans(),
@@ -41,14 +43,14 @@ def test_frames_arrive_as_they_were_sent(
 ) -> None:
     with bench(tmp_path_factory.mktemp("net"), VF0, VF1) as made:
         one = made.driver("vf0", scattered=not scattered, size=1 << 20)
-        other = made.driver("vf1", scattered=scattered, size=1 << 20, size_of_queue=256)
+        other = made.driver("vf1", scattered=scattered, size=1 << 20, size_of_queue=1024)
         frames = []
         for size, pieces in sizes:
             data = frame(MACS["vf1"], MACS["vf0"], bytes(n & 0xFF for n in range(size)))
             step = -(-len(data) // pieces)
             one.queues[1].add([NO_HEADER, *(data[at : at + step] for at in range(0, len(data), step))])
             frames.append(data)
-        for _ in range(100):
+        for _ in range(sum(len(data) // room + 2 for data in frames)):
             other.queues[0].add(writable=[split, room] if split else [room])
         other.kick(other.queues[0])
         one.kick(one.queues[1])
