@@ -22,7 +22,7 @@ from lab.evidence.record import owner_alive
 from lab.model import Completed
 from lab.report.events import Event, read_events
 from lab.wait import Deadline, wait_until
-from tests.e2e.document import Document, Result, assert_consistent, status_for
+from tests.e2e.document import Document, assert_consistent, status_for
 
 T = TypeVar("T")
 
@@ -98,12 +98,7 @@ class Cli:
             yield Running(process, out, err)
 
     def run(self, *words: str) -> Ended:
-        """`run --json` to its end; once more when L1 was reset without a word (docs/findings.md, "Not understood")."""
-        with self.running(*words) as running:
-            ended = running.end()
-        if not any(map(reset_silently, ended.document.results)):
-            return ended
-        print(f"an L1 was reset without a word, so this runs once more:\n{ended.said}")
+        """`run --json` to its end."""
         with self.running(*words) as running:
             return running.end()
 
@@ -186,14 +181,6 @@ class Running:
             return found
 
         return wait_until(look, Deadline(_RUN_S), what)
-
-
-def reset_silently(result: Result) -> bool:
-    """Whether the machine that L1 runs on was reset, although nobody did it and L1's kernel had not panicked."""
-    folder = result.folder / "machines/l1"
-    if (result.level, result.machine) != ("l0-qemu", "l1") or not (folder / "qmp.jsonl").exists():
-        return False
-    return "guest-reset" in (folder / "qmp.jsonl").read_text() and "panic" not in (folder / "console.log").read_text()
 
 
 def reported_pid(path: Path, key: str | None = None) -> int:
