@@ -14,6 +14,7 @@ from lab.checks.virtbus.api import _QUIET
 from lab.checks.virtbus.bench import _PRELUDE, Bench, Event, events, stage, unload_all
 from lab.checks.virtbus.modules import Loaded
 from lab.checks.virtbus.procedures import PROCEDURES
+from lab.checks.virtbus.races import _TOGETHER
 from lab.errors import CommandError
 from lab.host.fake import FakeHost
 from lab.model import Level, Verdict
@@ -57,7 +58,9 @@ log=[    9.123456] vbt: 77 virtbus_lan.rdma.0 remove
 log=[    9.123457] vbt: 78 0000:05:00.0 remove
 gone=yes
 """
-RACE = "binds=20\nbinds=21\nmakes=9\nbalance=0\nbound=0\n"
+RACE = "create=9\ndestroy=9\nunbind=20\nbind=21\nbalance=0\nbound=0\n"
+SYSFS = RACE + "announce=5\noverride=6\nread=7\nscan=8"
+COMING = "driver-goes=3\ndriver-comes=4\n"
 MANY = "made=2000\nunique=2000\ncounts=2000 2000\ngrown_kb=40\n"
 
 # Name of the procedure, an answer that is good, and what of it makes it bad, with the replacement.
@@ -100,14 +103,17 @@ CASES = [
     ("R27/bind", "bound=d\ntimes=200\nprobe=201\nremove=200", "remove=200", "remove=199"),
     ("R27/bind", "bound=d\ntimes=200\nprobe=201\nremove=200", "times=200", "still=7\ntimes=7"),
     ("R27/race", RACE, "balance=0", "balance=2"),
-    ("R27/race", RACE, "makes=9", "makes=0"),
+    ("R27/race", RACE, "unbind=20", "unbind=1"),
+    ("R27/race", RACE, "\nbind=21", ""),
     ("R27/race", RACE, "bound=0", "bound=1"),
-    ("R27/sysfs", RACE + "pokes=3\nreads=4\nscans=5", "scans=5", ""),
+    ("R27/sysfs", SYSFS, "scan=8", ""),
+    ("R27/sysfs", SYSFS, "override=6", "override=0"),
     ("U01/freeze", "froze=yes\ndevices=2", "froze=yes", ""),
     ("U02/quiet", "", "", "Driver 'x' needs updating - please use bus_type methods"),
     ("U03/release", "created=10\nreleased=10", "released=10", "released=9"),
-    ("U10/create", "makes=1\ntakes=2\ndrives=3\nbalance=0\nbound=0", "balance=0", "balance=1"),
-    ("U10/race", RACE + "creates=3\ndrives=4", "drives=4", "drives=0"),
+    ("U10/create", RACE + COMING + "take=2", "balance=0", "balance=1"),
+    ("U10/create", RACE + COMING + "take=2", "take=2", "take=0"),
+    ("U10/race", RACE + COMING + "creator-goes=3\ncreator-comes=3", "driver-comes=4", "driver-comes=1"),
     ("U10/rmmod", "waited_ms=1510\nleft=0", "waited_ms=1510", "waited_ms=20"),
     ("U10/rmmod", "waited_ms=1510\nleft=0", "left=0", "left=1"),
 ]
@@ -125,6 +131,19 @@ def test_procedure(tmp_path: Path, name: str, good: str, part: str, instead: str
     bad = good.replace(part, instead) if part else instead
     assert not PROCEDURES[name](bench(tmp_path / "bad", bad)).good
     assert seen.expected
+
+
+def test_a_bus_whose_devices_cannot_be_forced_is_judged_without(tmp_path: Path) -> None:
+    assert PROCEDURES["R27/sysfs"](bench(tmp_path, SYSFS.replace("override=6\n", ""))).good
+
+
+def test_what_is_refused_in_a_race_was_not_done(tmp_path: Path) -> None:
+    jobs = 'works() { did kept write x "$KO/file"; }\nfails() { did refused write x "$KO/none/file"; }\n'
+    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + jobs + "together works fails\n"
+    done = proc.run(["sh", "-ec", script, "sh", str(tmp_path), "", "3", "0", "2", "kept refused"])
+    counts = dict(line.split("=") for line in done.text.splitlines())
+    assert int(counts["kept"]) >= 2
+    assert counts["refused"] == "0"
 
 
 @pytest.mark.parametrize("name", sorted(PROCEDURES.keys() - {"R10/kmemleak", "U02/quiet"}))
