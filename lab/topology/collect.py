@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from lab import proc
 from lab.errors import LabError
 from lab.host.base import Host
+from lab.host.kmemleak import FIND_LEAKS
+from lab.host.shell import run_script
 from lab.machine.machine import Machine
 from lab.topology.lab import Lab
 
@@ -27,8 +29,6 @@ _L1_QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "pci": ("lspci", "-nnk"),
     "processes": ("ps", "axo", "pid,stat,wchan:32,rss,args"),
 }
-# Twice: memory that is on its way somewhere during the first scan is found by the second.
-_KMEMLEAK = "cd /sys/kernel/debug && [ -w kmemleak ] && echo scan >kmemleak && echo scan >kmemleak && cat kmemleak"
 _SCAN_S = 60.0
 # A monitor that hangs with its device does not answer at all.
 _MONITOR_S = 20.0
@@ -95,9 +95,9 @@ def _ask_host(lab: Lab, name: str, host: Host) -> str | None:
 
 
 def _scan(lab: Lab, name: str, host: Host, logs: Logs) -> None:
-    """Let kmemleak look for memory that nobody refers to (kernel: Documentation/dev-tools/kmemleak.rst)."""
+    """Let kmemleak look for memory that nobody refers to."""
     try:
-        done = host.run(["sh", "-c", _KMEMLEAK], check=False, timeout_s=_SCAN_S)
+        done = run_script(host, f"{FIND_LEAKS}find_leaks", check=False, timeout_s=_SCAN_S)
     except LabError as error:
         lab.record.event("collect-failed", host=f"{name} kmemleak", error=str(error))
         return

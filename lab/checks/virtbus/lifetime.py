@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lab.checks.virtbus.bench import Bench, Seen, listed
+from lab.host.kmemleak import FIND_LEAKS
 
 MANY = 2000
 # Of one device, less than any bus device: so much memory missing for each is a leak.
@@ -53,7 +54,6 @@ echo "waited_ms=$((($(date +%s%N) - begin) / 1000000))"
 unload drv
 echo "left=$(ls /sys/module | grep -c "^vbt_" || :)"
 """
-# Twice: memory that is on its way somewhere during the first scan is found by the second.
 _UNLOAD = """
 load dev drv
 echo "alpha 3" >"$DEV/create"
@@ -65,19 +65,19 @@ for module in $(modinfo -F depends "$KO/vbt_test_$N.ko" | tr , ' '); do
     if [ -e "$KO/$module.ko" ]; then insmod "$KO/$module.ko"; else modprobe "$module"; fi
 done
 """
-_KMEMLEAK = """
-leak=$DEBUG/kmemleak
-echo clear >"$leak"
+_KMEMLEAK = (
+    FIND_LEAKS
+    + """
+echo clear >"$DEBUG/kmemleak"
 load dev drv
 echo "alpha 20" >"$DEV/create"
 echo "gamma 20" >"$DEV/create"
 echo all >"$DEV/destroy"
 ( released "$DEV" ) || :
 unload drv dev
-echo scan >"$leak"
-echo scan >"$leak"
-sed -n 's/^/leak=/p' "$leak" | head -n 40
+find_leaks | sed -n 's/^/leak=/p' | head -n 40
 """
+)
 
 
 def scale(bench: Bench) -> Seen:
