@@ -118,7 +118,7 @@ def _paragraph(item: Requirement) -> str:
 
 
 def _who(item: Requirement) -> str:
-    return f"Asked for by: {item.source}." if item.id.startswith("R") else f"Seen when {item.source}."
+    return f"{'Seen when' if item.source.startswith('reading') else 'Asked for by:'} {item.source}."
 
 
 def _checks(item: Requirement) -> str:

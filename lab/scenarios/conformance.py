@@ -200,7 +200,7 @@ class Conformance:
         with self.lab.record.step("reboot"):
             benches = {bench.adapter: bench for bench, _ in wanted}
             self._unload()
-            prepared = {adapter: bench.answer(pm.PREPARE_REBOOT) for adapter, bench in benches.items()}
+            prepared = {adapter: bench.answer(pm.PREPARE) for adapter, bench in benches.items()}
             self.lab.record.write("collect/l1-dmesg.txt", host.run(["dmesg"]).text + "\n")
             host.run(["dmesg", "-n", "8"])
             before = len(self._console())

@@ -63,6 +63,18 @@ SYSFS = RACE + "announce=5\noverride=6\nread=7\nscan=8"
 COMING = "driver-goes=3\ndriver-comes=4\n"
 MANY = "made=2000\nunique=2000\ncounts=2000 2000\ngrown_kb=40\n"
 
+CAN_FAIL = """\
+log=[    9.100000] KTAP version 1
+log=[    9.100000] 1..2
+log=[    9.200000] # X01: vbt_test.c:9: 1 + 1 is 2, expected 3
+log=[    9.200000] not ok 1 X01 a check that fails
+log=[   10.200000] not ok 2 X03 a test that takes too long
+log=[   10.200000] # vbt_test: 2 failed, 0 passed, 0 skipped
+kept=yes
+gone=yes
+"""
+OVERRIDE = "ours=vbt_drv\ngamma=nobody\nforced=vbt_drv\ntold=0\nkept_away=nobody\nagain=vbt_drv"
+
 # Name of the procedure, an answer that is good, and what of it makes it bad, with the replacement.
 CASES = [
     ("R01/anchor", f"device={DEVICE}\npath=/sys/devices/platform/{PARENT}/{DEVICE}", f"{PARENT}/", ""),
@@ -100,6 +112,15 @@ CASES = [
     ("R22/users", OPERATIONS, "after=-19", "after=0"),
     ("R22/users", OPERATIONS, "many=refused", ""),
     ("R25/functions", "first=gone\nsecond=1024 bytes\nagain=1024 bytes", "second=1024 bytes", "second="),
+    ("R26/can-fail", CAN_FAIL, "not ok 1", "ok 1"),
+    ("R26/can-fail", CAN_FAIL, "not ok 2", "ok 2"),
+    ("R26/can-fail", CAN_FAIL, "log=[   10.200000] # vbt_test: 2 failed, 0 passed, 0 skipped\n", ""),
+    ("R26/can-fail", CAN_FAIL, "kept=yes", ""),
+    ("R26/can-fail", CAN_FAIL, "gone=yes", ""),
+    ("R27/override", OVERRIDE, "forced=vbt_drv", "forced=nobody"),
+    ("R27/override", OVERRIDE, "told=0", "told=1"),
+    ("R27/override", OVERRIDE, "kept_away=nobody", "kept_away=vbt_drv"),
+    ("R27/override", OVERRIDE, "ours=vbt_drv", "ours=nobody"),
     ("R27/bind", "bound=d\ntimes=200\nprobe=201\nremove=200", "remove=200", "remove=199"),
     ("R27/bind", "bound=d\ntimes=200\nprobe=201\nremove=200", "times=200", "still=7\ntimes=7"),
     ("R27/race", RACE, "balance=0", "balance=2"),

@@ -36,7 +36,7 @@ def mutant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_one_small_machine_and_no_guest() -> None:
     plan = make_plan(request())
     data = plan.to_json()
-    assert (plan.guests, plan.needs_host, plan.ram_mb, plan.cores) == ((), True, 1324, 2)
+    assert (plan.guests, plan.needs_host, plan.ram_mb, plan.cores) == ((), True, 1324, 1)
     assert data["machines"] == {"l1": {"memory_mb": 1024, "cpus": 2}}
     assert list(data["macs"]) == ["l1"]
     assert "vdpa" not in data

@@ -65,6 +65,29 @@ echo "probe=$(count "$DRV" probe)"
 echo "remove=$(count "$DRV" remove)"
 unload drv dev
 """
+_OVERRIDE = """
+load dev drv
+echo alpha >"$DEV/create"
+echo gamma >"$DEV/create"
+alpha=$(sed -n 1p "$DEV/devices") gamma=$(sed -n 2p "$DEV/devices")
+bus=$(dirname "$(dirname "$(node "$alpha")")")
+bound() { basename "$(readlink "$(node "$1")/driver" || echo nobody)"; }
+ours=$(bound "$alpha")
+echo "ours=$ours"
+echo "gamma=$(bound "$gamma")"
+echo "$ours" >"$(node "$gamma")/driver_override"
+echo "$gamma" >"$bus/drivers_probe"
+echo "forced=$(bound "$gamma")"
+sed -n "s/.* $gamma probe /told=/p" "$DRV/log"
+echo "$alpha" >"$bus/drivers/$ours/unbind"
+echo nobody >"$(node "$alpha")/driver_override"
+echo "$alpha" >"$bus/drivers_probe"
+echo "kept_away=$(bound "$alpha")"
+echo >"$(node "$alpha")/driver_override"
+echo "$alpha" >"$bus/drivers_probe"
+echo "again=$(bound "$alpha")"
+unload drv dev
+"""
 _QUIET = """
 echo "vbt: quiet $N" >/dev/kmsg
 load dev drv
@@ -119,6 +142,15 @@ def bind(bench: Bench) -> Seen:
     counts = tuple(seen.get(key, "") for key in ("times", "probe", "remove"))
     good = counts == (str(BIND_TIMES), str(BIND_TIMES + 1), str(BIND_TIMES))
     return Seen(good, listed(seen), f"{BIND_TIMES} times, {BIND_TIMES + 1} probes, {BIND_TIMES} removes")
+
+
+def override(bench: Bench) -> Seen:
+    """R27: driver_override binds a device that no entry fits, whose probe is told so, or keeps one unbound."""
+    seen = bench.answer(_OVERRIDE)
+    ours = seen.get("ours", "")
+    wanted = {"gamma": "nobody", "forced": ours, "told": "0", "kept_away": "nobody", "again": ours}
+    good = ours not in ("", "nobody") and seen == {"ours": ours, **wanted}
+    return Seen(good, listed(seen), listed(wanted))
 
 
 def quiet(bench: Bench) -> Seen:

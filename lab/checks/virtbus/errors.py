@@ -1,10 +1,12 @@
 """Error paths: one allocation after the other fails until making a device succeeds (fault-injection.rst).
 
-Only the writing process meets failures: by ``/proc/self/fail-nth``, or by failslab for tasks that ask for it.
+Only the writing process meets failures: by ``/proc/self/fail-nth``, or by failslab for tasks that ask for it. And the
+tests' own: that they can fail.
 """
 
 from __future__ import annotations
 
+from lab.checks import ktap, splats
 from lab.checks.virtbus.bench import Bench, Seen, listed
 
 # More allocations than making a device can take.
@@ -73,6 +75,15 @@ echo 0 >"$DEBUG/failslab/probability"
 )
 _ENOMEM = "12"
 
+# Tests that fail on purpose: by their answer, and by not ending within a second, for which they get three.
+_CAN_FAIL = """
+echo "vbt: can fail $N" >/dev/kmsg
+insmod "$KO/vbt_test_$N.ko" only=X01,X03 limit=1
+rmmod "vbt_test_$N" 2>/dev/null || echo "kept=yes"
+dmesg | sed -n "/vbt: can fail $N/,\\$p" | sed 's/^/log=/'
+leave "vbt_test_$N" 100 && echo "gone=yes"
+"""
+
 
 def fail_nth(bench: Bench) -> Seen:
     """R07: the first allocation fails, the second, and so on until none is left; nothing stays behind."""
@@ -85,6 +96,17 @@ def failslab(bench: Bench) -> Seen:
     """R07: allocations fail by chance; each create succeeds or says -ENOMEM, and nothing stays behind."""
     seen = bench.answer(_FAILSLAB, str(_LOOPS), timeout_s=240)
     return Seen(_clean(seen), listed(seen), "-ENOMEM sometimes, success sometimes, and no device left")
+
+
+def can_fail(bench: Bench) -> Seen:
+    """R26: a wrong answer is seen, and so is a test that does not end; the code of that one stays until it has."""
+    seen = bench.answer(_CAN_FAIL)
+    report = ktap.parse(splats.read(seen.get("log", "")), "vbt_test")
+    answers = {point.id: "ok" if point.ok else "not ok" for point in report.points}
+    answers["module"] = f"kept {seen.get('kept', 'no')}, gone {seen.get('gone', 'no')}"
+    wanted = {"X01": "not ok", "X03": "not ok", "module": "kept yes, gone yes"}
+    words = "; ".join([listed(answers), *report.problems])
+    return Seen(answers == wanted and not report.problems, words, listed(wanted))
 
 
 def _clean(seen: dict[str, str]) -> bool:

@@ -10,6 +10,7 @@ from lab.checks.virtbus.bench import Bench, Seen, events, in_order
 # Everything suspends and resumes, and the processors go on. One after the other, so that the order is the core's.
 _FREEZE = """
 freeze() {
+    async=$(cat /sys/power/pm_async) delay=$(cat /sys/module/suspend/parameters/pm_test_delay)
     echo 0 >/sys/power/pm_async
     echo 1 >/sys/power/pm_print_times
     echo devices >/sys/power/pm_test
@@ -17,11 +18,12 @@ freeze() {
     echo freeze >/sys/power/state && echo "froze=yes"
     echo 0 >/sys/power/pm_print_times
     echo none >/sys/power/pm_test
+    echo "$async" >/sys/power/pm_async
+    echo "$delay" >/sys/module/suspend/parameters/pm_test_delay
 }
 """
-_CYCLE = (
-    _FREEZE
-    + """
+# One device that is bound and one that is not, and what they are called.
+PREPARE = """
 load dev drv
 echo alpha >"$DEV/create"
 echo gamma >"$DEV/create"
@@ -29,6 +31,11 @@ for device in $(cat "$DEV/devices"); do
     if [ -e "$(node "$device")/driver" ]; then echo "bound=$device"; else echo "free=$device"; fi
 done
 echo "parent=$(basename "$(dirname "$(readlink -f "$(node "$(first)")")")")"
+"""
+_CYCLE = (
+    _FREEZE
+    + PREPARE
+    + """
 echo >"$DRV/log"
 echo >"$DEV/log"
 freeze
@@ -46,16 +53,6 @@ echo "devices=$(wc -l <"$DEV/devices")"
 unload dev
 """
 )
-# What must be there when the machine reboots; the console gets everything the kernel says.
-PREPARE_REBOOT = """
-load dev drv
-echo alpha >"$DEV/create"
-echo gamma >"$DEV/create"
-for device in $(cat "$DEV/devices"); do
-    if [ -e "$(node "$device")/driver" ]; then echo "bound=$device"; else echo "free=$device"; fi
-done
-echo "parent=$(basename "$(dirname "$(readlink -f "$(node "$(first)")")")")"
-"""
 
 
 def freeze(bench: Bench) -> Seen:

@@ -10,7 +10,8 @@ _SECONDS = 3
 _OFTEN = 2
 
 # A job is a function that does one round. What it did is counted: a write may be refused in a race, but when all of
-# them are nothing has met.
+# them are nothing has met. Where a shell's own commands will do there are no others: a device is gone in less time than
+# a process takes to start.
 _TOGETHER = """
 SECONDS_TOGETHER=$1 OFTEN=$2 WANTED=$3
 did() { what=$1; shift; "$@" 2>/dev/null && echo >>"$KO/did/$what"; }
@@ -24,18 +25,21 @@ together() {
     mkdir "$KO/did"
     for job; do until_over "$job" & done
     sleep "$SECONDS_TOGETHER"
-    left=$TRIES
+    left=$((TRIES / 6))
     while [ "$left" -gt 0 ] && ! over; do left=$((left - 1)); sleep 0.1; done
     touch "$KO/did/over"
     wait
     for what in $WANTED; do echo "$what=$(so_often "$what")"; done
 }
-some() { head -n 1 "$DEV/devices"; }
 write() { echo "$1" >"$2"; }
+read_all() { while read -r _; do :; done <"$1"; }
 makes() { did create write "alpha 3" "$DEV/create"; did destroy write all "$DEV/destroy"; }
-takes() { for device in $(cat "$DEV/devices"); do did take write "$device" "$DEV/destroy"; done; }
-binds() { for way in unbind bind; do did $way write "$(some)" "$BUS/drivers/$DRIVER/$way"; done; }
-reads() { for node in "$BUS/devices/"*; do did read cat "$node/uevent" >/dev/null; done; }
+takes() { while read -r device; do did take write "$device" "$DEV/destroy"; done <"$DEV/devices"; }
+binds() {
+    read -r device <"$DEV/devices"
+    for way in unbind bind; do did $way write "$device" "$BUS/drivers/$DRIVER/$way"; done
+}
+reads() { for node in "$BUS/devices/"*; do did read read_all "$node/uevent"; done; }
 pokes() {
     for node in "$BUS/devices/"*; do
         did announce write add "$node/uevent"
@@ -43,7 +47,7 @@ pokes() {
         did override write "" "$node/driver_override"
     done
 }
-scans() { did scan write "$(some)" "$BUS/drivers_probe"; }
+scans() { read -r device <"$DEV/devices"; did scan write "$device" "$BUS/drivers_probe"; }
 drives() { did driver-goes rmmod "vbt_drv_$N"; did driver-comes insmod "$KO/vbt_drv_$N.ko"; }
 creates() { did creator-goes rmmod "vbt_dev_$N"; did creator-comes insmod "$KO/vbt_dev_$N.ko"; }
 load dev drv

@@ -41,6 +41,8 @@ struct vbt_test {
 	bool failed;
 	const char *skip;
 	struct completion done;
+	/* Set by the first to say that the test is over: itself, or who waited for it. */
+	atomic_t over;
 };
 
 #define vbt_say(t, fmt, ...) pr_info("# %s: " fmt "\n", (t)->id, ##__VA_ARGS__)
@@ -1064,7 +1066,7 @@ out:
 	vbt_expect_released(t);
 }
 
-/* Two that fail on purpose, so that failures can be seen to be seen. */
+/* Some that fail on purpose, so that failures can be seen to be seen. */
 
 static void vbt_X01(struct vbt_test *t)
 {
@@ -1074,6 +1076,11 @@ static void vbt_X01(struct vbt_test *t)
 static void vbt_X02(struct vbt_test *t)
 {
 	WRITE_ONCE(*(int *)16, 1);
+}
+
+static void vbt_X03(struct vbt_test *t)
+{
+	ssleep(3 * limit);
 }
 
 #define VBT_TEST(test_id, symbol, test_words) { .id = test_id, .words = test_words, .run = symbol }
@@ -1112,6 +1119,7 @@ static struct vbt_test vbt_tests[] = {
 	VBT_TEST("U01", vbt_U01, "suspend and shutdown of an unbound device"),
 	{ .id = "X01", .run = vbt_X01, .words = "a check that fails", .asked = true },
 	{ .id = "X02", .run = vbt_X02, .words = "a test that oopses", .asked = true },
+	{ .id = "X03", .run = vbt_X03, .words = "a test that takes too long", .asked = true },
 };
 
 /* Running them */
@@ -1154,8 +1162,19 @@ static int vbt_thread(void *data)
 	struct vbt_test *t = data;
 
 	t->run(t);
-	complete(&t->done);
-	return 0;
+	if (atomic_xchg(&t->over, 1))
+		module_put_and_kthread_exit(0);
+	/* Not complete() and return: the module may go at once. */
+	kthread_complete_and_exit(&t->done, 0);
+}
+
+/* Fail a test that does not end. Its thread goes on in this module's code, which stays for it. */
+static void vbt_give_up(struct vbt_test *t)
+{
+	vbt_fail(t, "the test does not end");
+	__module_get(THIS_MODULE);
+	if (atomic_xchg(&t->over, 1))
+		module_put(THIS_MODULE);
 }
 
 static void vbt_run_in_thread(struct vbt_test *t)
@@ -1172,12 +1191,12 @@ static void vbt_run_in_thread(struct vbt_test *t)
 	while (!wait_for_completion_timeout(&t->done, HZ / 10)) {
 		if (READ_ONCE(task->exit_state) && !completion_done(&t->done)) {
 			vbt_fail(t, "the test's thread died");
+			/* It may hold locks for good, so those that follow may not end. */
+			limit = max(limit / 10, 1U);
 			break;
 		}
 		if (time_after(jiffies, end)) {
-			vbt_fail(t, "the test does not end");
-			/* Its thread goes on, in this module's code. */
-			__module_get(THIS_MODULE);
+			vbt_give_up(t);
 			break;
 		}
 	}
