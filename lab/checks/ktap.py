@@ -22,6 +22,7 @@ from lab.model import Check, Level, Verdict
 _PLAN = re.compile(r"^1\.\.(\d+)(?:\s+#\s*(.*))?$")
 _RESULT = re.compile(r"^(not ok|ok) (\d+)(?: -)? (\S+)\s*(.*?)(?:\s*# (SKIP|TODO|CANNOT)\b\s*(.*))?$")
 _SAID = re.compile(r"^# (\S+): (.*)$")
+_WHERE = re.compile(r"\S+\.c:\d+: ")
 _SHOWN = 40
 
 
@@ -156,7 +157,9 @@ def _judge(point: Point, machine: str, expected: Sequence[Expected], prefix: str
     if point.directive == "TODO":
         return Check(name, Verdict.SKIP, f"not ok, and known to be: {point.reason}", want, machine=machine)
     said = [f"cannot: {point.reason}"] if point.directive == "CANNOT" else []
-    return _failed(name, want, [*said, *point.said] or ["not ok"], point.log, machine)
+    # What failed says where; the rest are remarks.
+    remarks = sorted(point.said, key=lambda line: not _WHERE.match(line))
+    return _failed(name, want, [*said, *remarks] or ["not ok"], point.log, machine)
 
 
 def _failed(name: str, want: str, said: Sequence[str], log: Sequence[Line], machine: str) -> Check:

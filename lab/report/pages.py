@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import lab
-from lab.model import RunResult, Verdict
+from lab.model import Check, RunResult, Verdict
 from lab.report import requirements
 from lab.report.compare import worst_verdict
 from lab.report.events import Step
@@ -47,11 +47,17 @@ def job_page(
         worst=worst_verdict(results) or "",
         counts=[(verdict, sum(r.verdict is verdict for r in results)) for verdict in Verdict],
         timeline=timeline(_run_bars(runs)) if len(runs) > 1 else "",
-        tables=[
-            ("Requirements", requirements.REQUIREMENT_COLUMNS, requirements.requirement_rows(results)),
-            ("Mutants", requirements.MUTANT_COLUMNS, requirements.mutant_rows(results)),
-        ],
+        requirements=requirements.by_requirement(results),
+        log_link=_log_link,
+        mutant_columns=requirements.MUTANT_COLUMNS,
+        mutants=requirements.mutant_rows(results),
     )  # fmt: skip
+
+
+def _log_link(run: RunResult, check: Check) -> str:
+    """Where the kernel's log of a check lies, as the job's page links to it; empty when there is none."""
+    log = Path(run.run_dir) / requirements.log_file(check.name)
+    return f"{log.parents[1].name}/collect/{log.name}" if log.is_file() else ""
 
 
 def _step_bar(step: Step, end: float) -> Bar:

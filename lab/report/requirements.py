@@ -40,6 +40,22 @@ class Judged:
         """The check that the verdict comes from."""
         return min(self.checks, key=lambda pair: _WORST_FIRST.index(pair[1].verdict))
 
+    @property
+    def bad(self) -> bool:
+        """Whether it is not met, or nobody knows."""
+        return self.verdict in (Verdict.FAIL, Verdict.ERROR)
+
+    @property
+    def what(self) -> str:
+        """What is required; where that was not seen to hold, what was seen instead, or why nothing was."""
+        check = self.worst[1]
+        return self.requirement.title if self.verdict is Verdict.PASS else f"{check.name}: {check.seen}"
+
+    @property
+    def who(self) -> str:
+        """Who asked for it, or how the flaw was found."""
+        return _who(self.requirement)
+
 
 def log_file(check: str) -> str:
     """Where a run keeps the kernel's log of a failed check, below its directory."""
@@ -66,15 +82,14 @@ def requirement_rows(results: Iterable[RunResult]) -> list[tuple[str, ...]]:
 def _row(judged: Judged) -> tuple[str, ...]:
     result, check = judged.worst
     good = sum(check.verdict is Verdict.PASS for _, check in judged.checks)
-    item, bad = judged.requirement, judged.verdict in (Verdict.FAIL, Verdict.ERROR)
     log = Path(result.run_dir) / log_file(check.name)
     return (
-        item.id,
+        judged.requirement.id,
         judged.verdict.value,
         f"{good}/{len(judged.checks)}",
-        _first_line(f"{check.name}: {check.seen}" if bad else item.title),
-        str(log) if bad and log.exists() else "",
-        item.link if bad else "",
+        _first_line(judged.what),
+        str(log) if judged.bad and log.exists() else "",
+        judged.requirement.link if judged.bad else "",
     )
 
 

@@ -56,6 +56,7 @@ def test_rows_tell_what_was_seen_where_and_why_it_is_asked_for(tmp_path: Path) -
     assert rows["R14"][1:4] == ("PASS", "1/2", "the creator embeds the device; the bus carries no data pointer")
     assert rows["R14"][4:] == ("", "")
     assert rows["R16"][4:] == ("", "docs/virtbus.md#r16")
+    assert rows["U03"][1:4] == ("SKIP", "0/1", "U03: why")
 
 
 def test_a_requirement_of_two_scenarios_has_one_row() -> None:
@@ -109,7 +110,13 @@ def test_the_tables_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_jobs_page_has_them(tmp_path: Path) -> None:
     job_dir = write_job(tmp_path / "20261120-101010-ab12")
     assert "Requirements" not in (write_reports(job_dir).path / "report.html").read_text()
-    write_reports(job_dir, [RESULT])
+    run_dir = job_dir / "009-virtbus-naming"
+    (run_dir / "collect").mkdir(parents=True)
+    (run_dir / log_file("R09 a number")).touch()
+    write_reports(job_dir, [replace(RESULT, run_dir=str(run_dir))])
     page = (job_dir / "report.html").read_text()
     assert "<h2>Requirements</h2>" in page
     assert "docs/virtbus.md#r09" in page
+    assert 'href="009-virtbus-naming/collect/R09.log"' in page
+    assert "Its name stays taken until the last reference goes." in page
+    assert page.count("<details open>") == 2

@@ -115,7 +115,9 @@ def modinfo(bench: Bench) -> Seen:
     aliases = [*seen.get("alias", "").splitlines(), *seen.get("of_user", "").splitlines()]
     wanted = ["alpha", "beta", *(["virtbus_lan.rdma"] if "user" in seen else [])]
     missing = [name for name in wanted if not any(alias.partition(":")[2].endswith(name) for alias in aliases)]
-    return Seen(not missing, ", ".join(aliases) or "no alias", f"aliases BUS:… of the entries {', '.join(wanted)}")
+    lacks = f"none of {', '.join(missing)}; " if missing else ""
+    there = ", ".join(aliases) or "no alias"
+    return Seen(not missing, f"{lacks}{there}", f"aliases BUS:… of the entries {', '.join(wanted)}")
 
 
 def uevent(bench: Bench) -> Seen:
