@@ -80,6 +80,14 @@ def test_each_result_is_a_check() -> None:
     assert [check.name for check in checks.values() if check.proof] == ["KTAP plan"]
 
 
+def test_what_failed_comes_before_remarks() -> None:
+    line = "[   10.300000] # R08: vbt_test.c:123"
+    text = WHOLE.replace(line, f"[   10.300000] # R08: 2000 at once\n{line}")
+    assert text != WHOLE
+    seen = judged(text, "R08")["R08 a failed add leaves nothing"].seen
+    assert seen.splitlines()[:2] == ["vbt_test.c:123: device_add gave 0, expected -17", "2000 at once"]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -83,6 +83,7 @@ class Stage:
             plan=SimpleNamespace(run_id="1a2b3c4d"),
             l1=SimpleNamespace(process=SimpleNamespace(console=self.console)),
             slowness={"l1": 1.0},
+            expendable=False,
         )
 
     def run(self, **keys: Any) -> dict[str, Check]:
@@ -140,6 +141,7 @@ def test_a_mutant_that_is_caught_is_not_asked_more(
     mutant = MUTANT.model_copy(update={"check": wanted, "expect": ("not ok",)})
     monkeypatch.setattr(conformance, "load_mutant", lambda _name: mutant)
     assert ("R16/twin" in stage.run(mutant="R16-same", only=["R16"])) is asked
+    assert stage.lab.expendable is not asked
 
 
 def test_what_does_not_hold_fails_and_what_is_left_is_unloaded(stage: Stage) -> None:

@@ -144,12 +144,12 @@ def w1(folder: Path) -> Seen:
 
 
 def sparse(folder: Path) -> Seen | str:
-    """U14: sparse has nothing to say. A kernel that it is too old for does not run it, and makes only a note of that."""
+    """U14: sparse has nothing to say. A kernel that it is too old for only notes that, and does not run it."""
     found = read_result(folder / "sparse.txt")
     if found is None:
         return "sparse is not installed"
     if "is not available or not up to date" in found[1]:
-        return "the installed sparse is too old for this kernel (its scripts/checker-valid.sh)"
+        return "the installed sparse is too old for this kernel"
     seen = _quiet(folder, "sparse", "sparse")
     looked = re.search(r"^ +CHECK +\S", found[1], re.MULTILINE)
     return seen if looked or not seen.good else Seen(False, "sparse looked at no file", seen.expected)
