@@ -124,7 +124,7 @@ CASES = [
     ("R27/bind", "bound=d\ntimes=200\nprobe=201\nremove=200", "remove=200", "remove=199"),
     ("R27/bind", "bound=d\ntimes=200\nprobe=201\nremove=200", "times=200", "still=7\ntimes=7"),
     ("R27/race", RACE, "balance=0", "balance=2"),
-    ("R27/race", RACE, "unbind=20", "unbind=1"),
+    ("R27/race", RACE, "unbind=20", "unbind=0"),
     ("R27/race", RACE, "\nbind=21", ""),
     ("R27/race", RACE, "bound=0", "bound=1"),
     ("R27/sysfs", SYSFS, "scan=8", ""),
@@ -134,7 +134,7 @@ CASES = [
     ("U03/release", "created=10\nreleased=10", "released=10", "released=9"),
     ("U10/create", RACE + COMING + "take=2", "balance=0", "balance=1"),
     ("U10/create", RACE + COMING + "take=2", "take=2", "take=0"),
-    ("U10/race", RACE + COMING + "creator-goes=3\ncreator-comes=3", "driver-comes=4", "driver-comes=1"),
+    ("U10/race", RACE + COMING + "creator-goes=3\ncreator-comes=3", "driver-comes=4", "driver-comes=0"),
     ("U10/rmmod", "waited_ms=1510\nleft=0", "waited_ms=1510", "waited_ms=20"),
     ("U10/rmmod", "waited_ms=1510\nleft=0", "left=0", "left=1"),
 ]
@@ -161,9 +161,9 @@ def test_a_bus_whose_devices_cannot_be_forced_is_judged_without(tmp_path: Path) 
 def test_what_is_refused_in_a_race_was_not_done(tmp_path: Path) -> None:
     jobs = 'works() { did kept write x "$KO/file"; }\nfails() { did refused write x "$KO/none/file"; }\n'
     script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + jobs + "together works fails\n"
-    done = proc.run(["sh", "-ec", script, "sh", str(tmp_path), "", "3", "0", "2", "kept refused"])
+    done = proc.run(["sh", "-ec", script, "sh", str(tmp_path), "", "6", "0", "kept refused"])
     counts = dict(line.split("=") for line in done.text.splitlines())
-    assert int(counts["kept"]) >= 2
+    assert int(counts["kept"]) > 0
     assert counts["refused"] == "0"
 
 
