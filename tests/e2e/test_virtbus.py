@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +12,9 @@ from lab.config.catalog import load_suite
 from lab.report.requirements import by_requirement
 from lab.report.result import from_dict
 from tests.e2e.document import Result, assert_evidence
-from tests.e2e.driver import Cli
+from tests.e2e.driver import ROOT, Cli
 
+ADAPTERS = ROOT / "images" / "kernel" / "virtbus" / "tests"
 # An oops, which its L1 survives or not, and a wrong answer.
 OOPSES, ANSWERS_WRONG = "mutant-R08-del", "mutant-R09-early"
 
@@ -104,3 +107,34 @@ def test_a_bus_of_the_shape_that_was_proposed(cli: Cli) -> None:
     assert {"R09", "R14", "R15", "U03", "U04"} <= unmet
     assert "R27" not in unmet
     assert all((ended.document.folder / item.worst[0].run_dir).is_dir() for item in judged.values())
+
+
+def _somebodys_series(cli: Cli, folder: Path, adapter: Path) -> None:
+    """The lab's bus as a stranger would post it, whose numbers are free when a device is deleted; and an adapter."""
+    author = "A Stranger <stranger@example.org>"
+    made = cli.call("kernel", "export-series", str(folder), "--version", "6.12", "--author", author)
+    assert made.returncode == 0, made.stderr
+    [bus] = folder.glob("0002-*")
+    freed, deleted = "+\tida_free(&name->ids, vdev->id);\n", "+\tdevice_del(&vdev->dev);\n"
+    text = bus.read_text()
+    assert text.count(freed) == text.count(deleted) == 1
+    text = text.replace(freed, "+\t/* virtbus_dev_del() has given the number back. */\n")
+    bus.write_text(text.replace(deleted, "+\tdevice_del(&vdev->dev), ida_free(&vdev->name->ids, vdev->id);\n"))
+    shutil.copy2(ADAPTERS / "adapter-virtbus.h", adapter)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_somebody_who_posts_a_series_gets_a_table_from_one_command(cli: Cli, tmp_path: Path) -> None:
+    series, adapter = tmp_path / "series", tmp_path / "adapter-mine.h"
+    _somebodys_series(cli, series, adapter)
+    words = ["virtbus-naming", "virtbus-build", "--virtbus", str(series), "--virtbus-adapter", str(adapter)]
+    ended = cli.call("run", *words, timeout_s=3000)
+    text = ended.stdout.decode()
+    assert ended.returncode == 1, text + ended.stderr.decode()
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line[:1] in ("R", "U")}
+    assert {name for name, row in rows.items() if row[1] == "FAIL"} == {"R09"}
+    log, paragraph = rows["R09"][-2:]
+    assert "is used again while a reference to the first is held" in Path(log).read_text()
+    page, _, anchor = paragraph.partition("#")
+    assert f"### {anchor.upper()}\n" in (ROOT / page).read_text()
