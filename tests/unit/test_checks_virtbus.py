@@ -264,6 +264,24 @@ def test_what_does_not_come_in_time_ends_the_script_where_that_was_not_excused(
     assert (done.returncode, done.text) == (status, "here" if status else "here\nthere")
 
 
+@pytest.mark.parametrize(("stays", "status"), [("none", 0), ("vbt_dev_x", 70)])
+def test_modules_go_side_by_side_and_one_that_stays_is_named(tmp_path: Path, stays: str, status: int) -> None:
+    """Each needs the other to begin: one after the other, neither would go."""
+    for name in ("vbt_drv_x", "vbt_dev_x"):
+        (tmp_path / name).mkdir()
+    prelude = _PRELUDE.replace("/sys/module", str(tmp_path))
+    rmmod = f"""
+rmmod() {{
+    touch "{tmp_path}/begun_$1"
+    until [ -e "{tmp_path}/begun_vbt_drv_x" ] && [ -e "{tmp_path}/begun_vbt_dev_x" ]; do sleep 0.01; done
+    [ "$1" = {stays} ] || rmdir "{tmp_path}/$1"
+}}
+"""
+    done = proc.run(["sh", "-ec", f"{prelude}{rmmod}unload drv dev\necho gone", "sh", "", "x", "20"], check=False)
+    assert (done.returncode, done.text) == (status, "" if status else "gone")
+    assert done.stderr.decode() == ("vbt_dev_x did not go in 1 s\n" if status else "")
+
+
 def test_only_what_the_kernel_said_meanwhile_counts_as_a_complaint(tmp_path: Path) -> None:
     complaint = "vbt: driver needs updating - please use bus_type methods"
     log = f"old: {complaint}\nvbt: quiet auxiliary\nold: {complaint}\nvbt: quiet virtbus\nnew: {complaint}\n"

@@ -37,10 +37,14 @@ leave() {
     done
     removing=
 }
+# All at once: with late releases each takes some seconds in which nothing happens.
 unload() {
+    going=
     for module; do
-        leave "vbt_${module}_$N" 150 || { echo "vbt_${module}_$N did not go in $((TRIES / 20)) s" >&2; exit 70; }
+        { leave "vbt_${module}_$N" 150 || { echo "vbt_${module}_$N did not go in $((TRIES / 20)) s" >&2; exit 70; }; } &
+        going="$going $!"
     done
+    for pid in $going; do wait "$pid" || exit 70; done
 }
 tries=0
 again() {
