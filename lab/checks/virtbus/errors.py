@@ -75,7 +75,7 @@ echo 0 >"$DEBUG/failslab/probability"
 )
 _ENOMEM = "12"
 
-# Tests that fail on purpose: by their answer, and by not ending within a second, for which they get three.
+# Tests that fail on purpose: by their answer, and by not ending within their second, but within five.
 _CAN_FAIL = """
 echo "vbt: can fail $N" >/dev/kmsg
 insmod "$KO/vbt_test_$N.ko" only=X01,X03 limit=1

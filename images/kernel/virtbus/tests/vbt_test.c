@@ -1080,7 +1080,7 @@ static void vbt_X02(struct vbt_test *t)
 
 static void vbt_X03(struct vbt_test *t)
 {
-	ssleep(3 * limit);
+	ssleep(5 * limit);
 }
 
 #define VBT_TEST(test_id, symbol, test_words) { .id = test_id, .words = test_words, .run = symbol }
