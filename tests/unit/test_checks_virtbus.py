@@ -12,6 +12,7 @@ from lab import proc
 from lab.checks.virtbus import modules, pm
 from lab.checks.virtbus.api import _QUIET
 from lab.checks.virtbus.bench import _PRELUDE, Bench, Event, events, stage, unload_all
+from lab.checks.virtbus.errors import _CAN_FAIL
 from lab.checks.virtbus.modules import Loaded
 from lab.checks.virtbus.procedures import PROCEDURES
 from lab.checks.virtbus.races import _TOGETHER
@@ -280,6 +281,15 @@ rmmod() {{
     done = proc.run(["sh", "-ec", f"{prelude}{rmmod}unload drv dev\necho gone", "sh", "", "x", "20"], check=False)
     assert (done.returncode, done.text) == (status, "" if status else "gone")
     assert done.stderr.decode() == ("vbt_dev_x did not go in 1 s\n" if status else "")
+
+
+def test_tests_that_cannot_be_loaded_again_say_nothing(tmp_path: Path) -> None:
+    """The status is that of a program that cannot be started: an ERROR, and no accusation."""
+    (tmp_path / "vbt_test_x").mkdir()
+    script = (_PRELUDE + _CAN_FAIL).replace("/sys/module", str(tmp_path))
+    done = proc.run(["sh", "-ec", script, "sh", "", "x", "3"], check=False)
+    assert (done.returncode, done.stdout) == (126, b"")
+    assert "a test that failed has left it" in done.stderr.decode()
 
 
 def test_only_what_the_kernel_said_meanwhile_counts_as_a_complaint(tmp_path: Path) -> None:
