@@ -66,7 +66,7 @@ def test_git_am_takes_it(
     assert (tree / "drivers" / "bus.c").read_text() == bus
     assert (tree / "Kconfig").read_text() == f"top\n{option}\n"
     log = git(tree, "log", "-1", "--format=%an <%ae>%n%at%n%B", "HEAD~1").splitlines()
-    assert log[:3] == ["A Developer <a@example.org>", f"{SENDER.date:%s}", "bus: Add a bus"]
+    assert log[:3] == ["A Developer <a@example.org>", f"{SENDER.date.timestamp():.0f}", "bus: Add a bus"]
     assert log[4:7] == ["It is needed.", "", "Signed-off-by: A Developer <a@example.org>"]
 
 
