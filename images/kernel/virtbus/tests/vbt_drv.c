@@ -188,7 +188,7 @@ static int __init vbt_drv_init_module(void)
 {
 	int ret;
 
-	vbt_timers = alloc_workqueue(VBT_MOD, 0, 0);
+	vbt_timers = alloc_workqueue(VBT_MOD, WQ_UNBOUND, 0);
 	if (!vbt_timers)
 		return -ENOMEM;
 	ret = vbt_drv_register(&vbt_drv);
