@@ -1,0 +1,94 @@
+"""The device model with plain QEMU, as docs/ifcvf.md has it: no lab, and no guest that ever runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import proc
+from lab.artifacts.provide import provide
+from lab.artifacts.store import Store, cache_root
+from lab.config.finding import Finding, load_findings
+from lab.config.request import ArtifactOptions
+from lab.ifcvf import control
+from lab.wait import Deadline, wait_until
+from tests.e2e.driver import Cli
+
+ROOT = Path(__file__).parents[2]
+MACHINE = shlex.split("""
+    -M q35,kernel-irqchip=split,memory-backend=ram -object memory-backend-memfd,id=ram,size=128M,share=on -m 128M
+    -nodefaults -display none -S -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
+    -device pcie-root-port,id=rp0,chassis=1 -qmp stdio
+""")
+# While no guest has powered the slot on, an unplug asks nobody and is done at once.
+DIALOGUE = (
+    {"execute": "qmp_capabilities"},
+    {
+        "execute": "device_add",
+        "arguments": {
+            "driver": "vfio-user-pci",
+            "bus": "rp0",
+            "id": "vf0",
+            "socket": {"type": "unix", "path": "vf0.sock"},
+        },
+    },
+    {"execute": "device_del", "arguments": {"id": "vf0"}},
+    {"execute": "query-status"},
+    {"execute": "quit"},
+)
+
+
+def unplugged(folder: Path, msix: str) -> tuple[str, int, str, str]:
+    """Plug a VF into a QEMU and unplug it: QEMU's version, its exit status, what it answered, its standard error."""
+    vf = {"name": "vf0", "model": "n3000-net", "socket": "vf0.sock", "mac": "52:54:00:00:00:01", "msix": msix}
+    config = {"control": "control.sock", "vfs": [{**vf, "backend": {"kind": "none"}}]}
+    (folder / "vfs.json").write_text(json.dumps(config))
+    qemu = provide(Store(cache_root() / "artifacts", print), ArtifactOptions()).qemu_l0
+    argv = [sys.executable, "-m", "lab.ifcvf", "serve", "--config", "vfs.json"]
+    model = proc.start(argv, cwd=folder, env={"PYTHONPATH": str(ROOT)}, stdout=proc.PIPE)
+    try:
+        assert model.stdout
+        assert json.loads(model.stdout.readline())["ready"] is True
+        lines = "".join(json.dumps(one) + "\n" for one in DIALOGUE)
+        done = proc.run([*qemu.argv, *MACHINE], cwd=folder, input=lines.encode(), check=False, timeout_s=60)
+        # The device model has lost its client, and nothing else.
+        wait_until(lambda: not connected(folder), Deadline(10), "the VF to be let go")
+    finally:
+        model.stop()
+    version = ".".join(map(str, qemu.version))
+    return version, done.returncode, done.text, done.stderr.decode(errors="replace")
+
+
+def connected(folder: Path) -> bool:
+    """Whether the VF has a client."""
+    state = control.ask(str(folder / "control.sock"), {"op": "state", "vf": "vf0"}, 5)
+    return bool(state["connected"])
+
+
+@pytest.fixture
+def f014() -> Finding:
+    [finding] = [finding for finding in load_findings() if finding.id == "F014"]
+    return finding
+
+
+@pytest.mark.push
+def test_a_vf_that_has_its_own_interrupts_is_unplugged(cli: Cli) -> None:
+    version, status, answers, said = unplugged(cli.temporary, "device")
+    assert status == 0, said
+    assert "DEVICE_DELETED" in answers
+    assert "prelaunch" in answers, version
+
+
+@pytest.mark.push
+def test_qemu_aborts_when_it_has_the_interrupts(cli: Cli, f014: Finding) -> None:
+    version, status, answers, said = unplugged(cli.temporary, "qemu")
+    if re.fullmatch(f014.qemu, version):
+        assert status < 0, f"QEMU {version} does not abort: F014 is no longer there"
+        assert re.search(f014.pattern, said, re.MULTILINE), said
+    else:
+        assert (status, "DEVICE_DELETED" in answers) == (0, True), said
