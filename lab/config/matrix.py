@@ -21,7 +21,7 @@ MATRIX = CONFIGS / "matrix.toml"
 
 EXERCISES = (
     *("iperf3", "loopback", "fio", "unplug", "neighbours", "delete", "unbind", "rescan", "unplug-parent"),
-    *("migrate", "migrate-no_svq", "migrate-refused", "migrate-vdpa_sim"),
+    *("migrate", "migrate-no_svq", "migrate-vdpa_sim"),
     *(f"fault-{name}" for name in get_args(FaultName)),
 )
 
@@ -106,8 +106,6 @@ def _exercise(scenario: VdpaScenario) -> str:
 
 
 def _migration(scenario: VdpaScenario, action: Migrate) -> str:
-    if action.refused:
-        return f"{action.kind}-refused"
     if action.destination != "same":
         return f"{action.kind}-{action.destination}"
     needs_svq = isinstance(scenario.device, Ifcvf) and not action.shadow_vq

@@ -99,17 +99,18 @@ Workload = Annotated[Iperf3 | Fio, Field(discriminator="kind")]
 
 
 class Migrate(Strict):
-    """Live migration of L2 between two QEMUs in one L1, under the workload; or QEMU's refusal to migrate it."""
+    """Live migration of L2 between two QEMUs in one L1, under the workload."""
 
     kind: Literal["migrate"]
     downtime_limit_ms: Annotated[int, Field(ge=1, le=60000)] = 300
     max_bandwidth: str = Field("1G", pattern=r"^\d+[KMG]$", description="bytes per second")
     max_total_s: Seconds = 60
-    shadow_vq: bool = Field(False, description="x-svq=on on each ifcvf, which cannot be suspended and needs it")
+    shadow_vq: bool = Field(
+        False, description="ifcvf: x-svq=on, instead of leaving it to QEMU when the migration begins"
+    )
     destination: Literal["same", "vdpa_sim"] = Field(
         "same", description="ifcvf: the guest moves to another VF, or to the kernel's simulator"
     )
-    refused: Regex | None = Field(None, description="QEMU refuses to migrate the guest, for a reason like this")
 
 
 class Unplug(Strict):

@@ -17,7 +17,6 @@ from lab.config.catalog import load_scenario, load_site
 from lab.config.request import ArtifactOptions, RunRequest
 from lab.config.requirement import select
 from lab.config.scenario import (
-    Action,
     Device,
     Fault,
     Fio,
@@ -135,7 +134,7 @@ class Plan:
     @property
     def migrates(self) -> bool:
         """Whether the guest moves from one device to another."""
-        return isinstance(self.scenario, VdpaScenario) and _moves(self.scenario.action)
+        return isinstance(self.scenario, VdpaScenario) and isinstance(self.scenario.action, Migrate)
 
     @property
     def leaves_card(self) -> bool:
@@ -303,13 +302,9 @@ def guests(scenario: Scenario) -> tuple[str, ...]:
     """Names of the L2 guests that a scenario needs."""
     if isinstance(scenario, VirtbusScenario):
         return ()
-    if _moves(scenario.action):
+    if isinstance(scenario.action, Migrate):
         return ("l2", "l2dst")
     return ("l2",) if scenario.attach.mode is AttachMode.VHOST_VDPA else ()
-
-
-def _moves(action: Action | None) -> bool:
-    return isinstance(action, Migrate) and action.refused is None
 
 
 def _needs_host(scenario: Scenario) -> bool:
@@ -385,10 +380,10 @@ def _unmovable(scenario: VdpaScenario, action: Migrate) -> list[str]:
     if scenario.device_class is not DeviceClass.NET or isinstance(device, VpVdpa):
         return ["migrate needs a vdpa_sim or ifcvf network device: others have no suspend, and generic ones no state"]
     found = []
-    if isinstance(device, Ifcvf) and device.vfs < 3 and _moves(action) and action.destination == "same":
+    if isinstance(device, Ifcvf) and device.vfs < 3 and action.destination == "same":
         found.append("migrate needs three VFs of ifcvf: under test, its destination, and the peer")
-    if isinstance(device, VdpaSim) and (action.shadow_vq or action.refused):
-        found.append("shadow_vq and refused are for ifcvf: vdpa_sim can be suspended")
+    if isinstance(device, VdpaSim) and action.shadow_vq:
+        found.append("shadow_vq is for ifcvf: vdpa_sim can be suspended")
     if isinstance(device, VdpaSim) and action.destination != "same":
         found.append("destination is for ifcvf: a simulator's guest moves to a simulator")
     return found

@@ -6,7 +6,10 @@ import json
 import re
 import shlex
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,6 @@ from lab.config.finding import Finding, load_findings
 from lab.config.request import ArtifactOptions
 from lab.ifcvf import control
 from lab.wait import Deadline, wait_until
-from tests.e2e.driver import Cli
 
 ROOT = Path(__file__).parents[2]
 MACHINE = shlex.split("""
@@ -71,22 +73,30 @@ def connected(folder: Path) -> bool:
 
 
 @pytest.fixture
+def short(artifacts: dict[str, Any]) -> Iterator[Path]:
+    """A folder whose name leaves room for that of a socket; the images are built."""
+    assert artifacts
+    with tempfile.TemporaryDirectory(prefix="e2e-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def f014() -> Finding:
     [finding] = [finding for finding in load_findings() if finding.id == "F014"]
     return finding
 
 
 @pytest.mark.push
-def test_a_vf_that_has_its_own_interrupts_is_unplugged(cli: Cli) -> None:
-    version, status, answers, said = unplugged(cli.temporary, "device")
+def test_a_vf_that_has_its_own_interrupts_is_unplugged(short: Path) -> None:
+    version, status, answers, said = unplugged(short, "device")
     assert status == 0, said
     assert "DEVICE_DELETED" in answers
     assert "prelaunch" in answers, version
 
 
 @pytest.mark.push
-def test_qemu_aborts_when_it_has_the_interrupts(cli: Cli, f014: Finding) -> None:
-    version, status, answers, said = unplugged(cli.temporary, "qemu")
+def test_qemu_aborts_when_it_has_the_interrupts(short: Path, f014: Finding) -> None:
+    version, status, answers, said = unplugged(short, "qemu")
     if re.fullmatch(f014.qemu, version):
         assert status < 0, f"QEMU {version} does not abort: F014 is no longer there"
         assert re.search(f014.pattern, said, re.MULTILINE), said

@@ -42,7 +42,6 @@ def action(exercise: str) -> dict[str, Any]:
     if exercise.startswith("migrate-"):
         more: dict[str, dict[str, str]] = {
             "migrate-no_svq": {},
-            "migrate-refused": {"refused": "why"},
             "migrate-vdpa_sim": {"destination": "vdpa_sim"},
         }
         return {"kind": "migrate", **more[exercise]}

@@ -14,7 +14,7 @@ import pytest
 from lab.actions.migrate import Migration
 from lab.actions.unplug import Unplugged
 from lab.checks.process import Held
-from lab.errors import DeadlineExceeded, LabError, ProductFailure, QmpError
+from lab.errors import DeadlineExceeded, LabError, ProductFailure
 from lab.evidence.record import Record
 from lab.host.endpoints import BlockEnd, NetEnd
 from lab.host.vdpa import VdpaDevice
@@ -136,15 +136,11 @@ def record(tmp_path: Path) -> Iterator[Record]:
         yield record
 
 
-def run(
-    record: Record, scenario: str, found: Findings | None = None, machine: dict[str, Any] | None = None
-) -> tuple[Any, Findings]:
+def run(record: Record, scenario: str, found: Findings | None = None) -> tuple[Any, Findings]:
     """Exercise a scenario; what its machines did is noted with everything else."""
     lab: Any = fake_lab(record, scenario)
     found = found if found is not None else Findings()
     guest = lab.plan.guests
-    for name, does in (machine or {}).items():
-        setattr(lab.guests["l2"].machine, name, does)
     host = lab.guests["l2"].host if guest else lab.host
     path: Any = NetPath(NetEnd(host, "eth1", "10.0.0.2", "n1"), NetEnd(lab.host, "eth2", "10.0.0.1"))
     if scenario.startswith("blk"):
@@ -284,40 +280,6 @@ def test_migrate(record: Record, world: World) -> None:
     assert steps(record) == ["destination", "migrate"]
     assert "traffic goes on at the destination" in proofs(found)
     assert {"migration_total", "migration_downtime", "migration_ram"} <= {metric.name for metric in found.metrics}
-
-
-BLOCKED = "vdpa svq does not work with features 0x4000000000000"
-
-
-@pytest.mark.parametrize(
-    ("reasons", "refusal", "bad"),
-    [
-        ([BLOCKED], BLOCKED, []),
-        ([BLOCKED], None, ["migration refused"]),
-        ([], BLOCKED, ["migration refused"]),
-        (["another reason"], "another reason", ["migration refused"]),
-    ],
-)
-def test_a_guest_that_may_not_move(
-    record: Record,
-    world: World,
-    monkeypatch: pytest.MonkeyPatch,
-    reasons: list[str],
-    refusal: str | None,
-    bad: list[str],
-) -> None:
-    def query(command: str, _arguments: Any = None) -> Any:
-        if command == "query-migrate":
-            return {"blocked-reasons": reasons} if reasons else {}
-        if refusal:
-            raise QmpError(refusal)
-        return {}
-
-    monkeypatch.setattr(module, "_GROWTH", {"ifcvf": "tx bytes"})
-    monkeypatch.setattr("lab.checks.datapath.judge", lambda *_arguments, **_options: [])
-    lab, found = run(record, "net-ifcvf-vhost_vdpa-migrate-refused", machine={"query": query})
-    assert (failed(found), world.did) == (bad, ["start source", "finish source", "start after", "finish after"])
-    assert did(lab) == []
 
 
 def test_a_source_that_still_drives_its_device(record: Record, world: World) -> None:
