@@ -102,13 +102,26 @@ class MachineError(LabError):
 
 
 class MachineDied(MachineError):
-    """QEMU ended although nobody asked it to. ``returncode`` is negative for a signal."""
+    """QEMU ended although nobody asked it to. ``returncode`` is negative for a signal.
 
-    def __init__(self, machine: str, returncode: int, stderr: str, *, level: Level, log: Path | None = None) -> None:
+    ``guest_end`` is how its guest ended the machine, in QEMU's words ("guest-reset"); empty when it did not.
+    """
+
+    def __init__(
+        self,
+        machine: str,
+        returncode: int,
+        stderr: str,
+        *,
+        level: Level,
+        guest_end: str = "",
+        log: Path | None = None,
+    ) -> None:
         self.machine = machine
         self.returncode = returncode
         self.level = level
         how = f"killed by signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
+        how = f"its guest ended it: {guest_end}" if guest_end else how
         super().__init__(f"{machine}: QEMU ended ({how})\n{stderr}".rstrip(), log=log)
 
 

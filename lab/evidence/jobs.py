@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import time
@@ -16,9 +17,12 @@ _SETTLED_S = 3600.0
 
 def new_job(root: Path) -> Path:
     """Make a job directory below ``root``, named by date so that they sort; a random tail keeps two jobs apart."""
-    path = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    path.mkdir(parents=True)
-    return path
+    root.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
 
 
 def run_dirs(job: Path, scenarios: Sequence[str], repeat: int = 1) -> list[tuple[str, Path]]:

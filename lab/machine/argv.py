@@ -194,7 +194,9 @@ def _common(
         *["-m", f"{memory_mb}M"],
         *["-accel", "kvm" if accel is Accel.KVM else "tcg,thread=multi"],
         *["-cpu", cpu, "-smp", str(cpus)],
-        *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+        *["-nodefaults", "-no-user-config", "-display", "none"],
+        # A guest that ends by itself halts there: its registers may be all that tells why (lab/machine/qmp.py).
+        *["-action", "reboot=shutdown,shutdown=pause"],
         *["-pidfile", PIDFILE],
         *["-chardev", f"socket,id=console,path={CONSOLE},server=on,wait=off,logfile={CONSOLE_LOG}"],
         *["-serial", "chardev:console"],

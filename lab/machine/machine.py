@@ -69,6 +69,16 @@ class Machine:
         self.slowness = 1.0
 
     @property
+    def guest_end(self) -> str:
+        """How the guest ended its machine, in QEMU's words ("guest-reset"); empty when it did not."""
+        return self._qmp.guest_end
+
+    @property
+    def end_level(self) -> Level:
+        """Whose fault it is that QEMU ended by itself."""
+        return self.kernel_level if self.guest_end else self.process.level
+
+    @property
     def qmp(self) -> Qmp:
         """The monitor of a live machine."""
         self._require(*_LIVE)
@@ -207,8 +217,8 @@ class Machine:
         self.state = State.EXITED
         self._record.event("machine-exit", machine=self.name, status=status)
         raise MachineDied(
-            self.name, status, tail(self.process.stderr.read_text(errors="replace")), level=self.process.level,
-            log=self.process.stderr,
+            self.name, status, tail(self.process.stderr.read_text(errors="replace")), level=self.end_level,
+            guest_end=self.guest_end, log=self.process.stderr,
         )  # fmt: skip
 
     def wait_end(self, deadline: Deadline) -> int:

@@ -36,12 +36,16 @@ class Qmp:
     def __init__(self, name: str, transcript: Path, alive: Callable[[], bool]) -> None:
         self._name = name
         self._alive = alive
+        # Why the guest ended its machine, in QEMU's words ("guest-reset"), empty while it did not.
+        self.guest_end = ""
+        self._registers = transcript.with_name("registers.txt")
         self._transcript = transcript.open("a", encoding="utf-8")
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"qmp-{name}", daemon=True)
         self._thread.start()
         self._client = QMPClient(name)
+        self._burial: asyncio.Task[None] | None = None
         # The default listener sees every event and would keep each for ever; this one writes them down and keeps none.
         self._client.events.event_filter = self._note_event
 
@@ -112,7 +116,21 @@ class Qmp:
 
     def _note_event(self, event: Mapping[str, Any]) -> bool:
         self._note(event)
+        if event["event"] == "SHUTDOWN" and event["data"]["guest"]:
+            self.guest_end = event["data"]["reason"]
+            self._burial = self._loop.create_task(self._bury())
         return False
+
+    async def _bury(self) -> None:
+        """Keep the registers of a machine that its guest has ended, and let its QEMU end, which waits for that.
+
+        A triple fault says nothing on any console; where each processor stood is what is left of it.
+        """
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            registers = await self._client.execute("human-monitor-command", {"command-line": "info registers -a"})
+            self._registers.write_text(str(registers).replace("\r\n", "\n"))
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            await self._client.execute("quit")
 
     def _note(self, message: Mapping[str, Any]) -> None:
         line = json.dumps({"t": round(time.monotonic(), 4), **message}, default=str)

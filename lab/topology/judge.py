@@ -61,11 +61,11 @@ def _alive(lab: Lab, name: str, machine: Machine) -> Check:
     """QEMU runs, unless the lab or the scenario ended it."""
     status = machine.process.poll()
     ended = status is not None and not machine.end_expected
-    how = "is running" if status is None else f"ended ({machine.process.describe_end(status)})"
+    how = "is running" if status is None else f"ended ({machine.guest_end or machine.process.describe_end(status)})"
     if ended and status is not None and _declared(lab, machine, last_words(machine, status)):
         ended, how = False, f"{how}, as the scenario expects"
     return Check.judged(
-        "QEMU alive", not ended, how, "runs until the lab ends it", level=machine.process.level, machine=name
+        "QEMU alive", not ended, how, "runs until the lab ends it", level=machine.end_level, machine=name
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -40,6 +41,8 @@ SPLAT = """
 echo WARNING >/sys/kernel/debug/provoke-crash/DIRECT
 """
 PANIC = "echo c >/proc/sysrq-trigger"
+# The console says nothing of it, as with a triple fault.
+RESET = "echo b >/proc/sysrq-trigger"
 KILL_L2_QEMU = 'kill -9 "$(cat /run/vdpalab/l2/qemu.pid)"'
 CRASH_L2_QEMU = 'kill -SEGV "$(cat /run/vdpalab/l2/qemu.pid)"'
 
@@ -80,7 +83,7 @@ def on(machine: str, script: str) -> Act:
 
     def act(stage: Stage, _running: Running, run_dir: Path) -> None:
         done = stage.cli.inside(run_dir, machine, script)
-        assert done.returncode == 0 or script == PANIC, done.stderr.decode()
+        assert done.returncode == 0 or script in (PANIC, RESET), done.stderr.decode()
 
     return act
 
@@ -267,6 +270,13 @@ def by_hand(script: str, *words: str) -> Provoke:
             return running.end()
 
     return provoke
+
+
+def left_its_registers(result: Result) -> None:
+    """Where a machine's processors stood when its guest ended it, which no console tells."""
+    assert re.search(
+        r"^RIP=[0-9a-f]{16} ", (result.folder / f"machines/{result.machine}/registers.txt").read_text(), re.MULTILINE
+    )
 
 
 def left_its_core(result: Result) -> None:

@@ -25,6 +25,7 @@ from tests.e2e.injections import (
     KILL_L2_QEMU,
     LONG,
     PANIC,
+    RESET,
     SPLAT,
     VF_IN_L2,
     Provoke,
@@ -42,6 +43,7 @@ from tests.e2e.injections import (
     lacking_module,
     left_its_core,
     left_its_core_in_l1,
+    left_its_registers,
     on,
     plainly,
     qemu_that_stays,
@@ -80,6 +82,14 @@ TABLE: dict[str, Case] = {
     ),
     "panic of L2": Case(
         during("exercise", on("l2", PANIC), IN_L2, *LONG), "FAIL", "l2-kernel", "l2", "sysrq triggered crash",
+    ),
+    "L1 resets itself": Case(
+        during("exercise", on("l1", RESET), IN_L1, *LONG),
+        "FAIL", "l1-kernel", "l1", "QEMU alive: .*guest-reset", also=left_its_registers,
+    ),
+    "L2 resets itself": Case(
+        during("exercise", on("l2", RESET), IN_L2, *LONG),
+        "FAIL", "l2-kernel", "l2", "QEMU alive: .*guest-reset", also=left_its_registers,
     ),
     "QEMU killed at L0": Case(
         during("exercise", kill("machines/l1/qemu.pid", signal.SIGKILL), IN_L1, *LONG),

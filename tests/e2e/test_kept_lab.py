@@ -27,6 +27,14 @@ pytestmark = pytest.mark.push
 CLI = [sys.executable, "-P", "-m", "lab.cli"]
 UP_S = 300.0
 
+MODULE = """
+#include <linux/module.h>
+static int answer = {answer};
+module_param(answer, int, 0444);
+MODULE_DESCRIPTION("A module under work");
+MODULE_LICENSE("GPL");
+"""
+
 
 @pytest.fixture
 def kept(artifacts: object, tmp_path: Path) -> Iterator[tuple[proc.Process, Path]]:
@@ -72,7 +80,9 @@ def typed(run_dir: Path, machine: str, line: str) -> tuple[int, str]:
     return status, screen.decode(errors="replace")
 
 
-def test_a_kept_lab_is_entered_and_what_a_kill_leaves_is_cleaned(kept: tuple[proc.Process, Path]) -> None:
+def test_a_kept_lab_is_entered_and_what_a_kill_leaves_is_cleaned(
+    kept: tuple[proc.Process, Path], tmp_path: Path
+) -> None:
     keeper, run_dir = kept
     data = os.urandom(1 << 18)
     for machine in ("l1", "l2"):
@@ -86,7 +96,20 @@ def test_a_kept_lab_is_entered_and_what_a_kill_leaves_is_cleaned(kept: tuple[pro
         assert b"sshd ready" in vdpalab("logs", run_dir, machine)[1]
     gdb = ["exec", "l1", "--", "socat", "-t", "5", "-", "UNIX:/run/vdpalab/l2/gdb.sock"]
     assert b"PacketSize" in vdpalab(gdb[0], run_dir, *gdb[1:], data=b"$qSupported#37")[1]
+    _load_a_module_under_work(run_dir, tmp_path / "module")
     _kill_and_clean(keeper, run_dir)
+
+
+def _load_a_module_under_work(run_dir: Path, folder: Path) -> None:
+    """A changed module takes the place of the one before it in the kernel that runs."""
+    folder.mkdir()
+    (folder / "Kbuild").write_text("obj-m := under_work.o\n")
+    for answer in ("42", "43"):
+        (folder / "under_work.c").write_text(MODULE.format(answer=answer))
+        done = proc.run([*CLI, "kernel", "module", str(folder), "--load", "--run", str(run_dir)], check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        seen = vdpalab("exec", run_dir, "l1", "--", "cat", "/sys/module/under_work/parameters/answer")
+        assert seen == (0, f"{answer}\n".encode())
 
 
 def _kill_and_clean(keeper: proc.Process, run_dir: Path) -> None:

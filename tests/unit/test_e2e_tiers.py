@@ -10,14 +10,31 @@ import pytest
 from lab import proc
 
 ROOT = Path(__file__).parents[2]
+MODULE = """
+import pytest
+@pytest.mark.push
+def test_at_each_push(): pass
+@pytest.mark.nightly
+def test_each_night(): pass
+"""
 
 
 @pytest.mark.parametrize(
-    ("mark", "status", "word"), [("push", 0, "1 test"), ("nightly", 0, "1 test"), ("skipif(False)", 4, "mark these")]
+    ("more", "status", "said"),
+    [
+        ("", 0, "2 tests collected"),
+        ("@pytest.mark.skipif(False, reason='')\ndef test_never(): pass", 4, "push, nightly: test_lost.py::test_never"),
+    ],
 )
-def test_a_test_needs_a_tier(mark: str, status: int, word: str, tmp_path: Path) -> None:
-    (tmp_path / "test_lost.py").write_text(f"import pytest\n@pytest.mark.{mark}\ndef test_it(): pass\n")
+def test_a_test_needs_a_tier(more: str, status: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "test_lost.py").write_text(MODULE + more)
     (tmp_path / "conftest.py").write_text("from tests.e2e.conftest import *\n")
-    argv = ["pytest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "--collect-only", "-q"]
-    done = proc.run([sys.executable, "-m", *argv, str(tmp_path)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=False)
-    assert (done.returncode, word in done.text + done.stderr.decode()) == (status, True), done.text
+    argv = ["pytest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
+    done = proc.run(
+        [sys.executable, "-m", *argv, "--collect-only", "-q", str(tmp_path)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == status, done.text
+    assert said in done.text + done.stderr.decode()

@@ -42,7 +42,7 @@ operation = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(operation, max_size=30))
 def test_it_holds_exactly_what_was_mapped(files: list[int], operations: list[tuple[object, ...]]) -> None:
     dma, model = DmaMap(), dict[int, tuple[int, int, bool]]()
@@ -91,7 +91,7 @@ def check(dma: DmaMap, model: dict[int, tuple[int, int, bool]]) -> None:
                     dma.windows(unit * UNIT, length, False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, SPACE - 1), unique=True, min_size=1), st.integers(0, SPACE * UNIT), st.data())
 def test_an_access_over_several_ranges(files: list[int], pages: list[int], begin: int, data: st.DataObject) -> None:
     dma = DmaMap()

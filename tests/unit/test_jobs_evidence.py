@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from pathlib import Path
@@ -69,8 +70,12 @@ def test_sparse_files_count_what_they_take(tmp_path: Path) -> None:
     assert size(tmp_path) == 0
 
 
-def test_new_jobs_never_collide(tmp_path: Path) -> None:
-    assert len({new_job(tmp_path) for _ in range(20)}) == 20
+def test_new_jobs_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the same second may draw the same tail: then one draws again."""
+    tails = itertools.chain(["beef"] * 3, ["cafe"])
+    monkeypatch.setattr("lab.evidence.jobs.secrets.token_hex", lambda _size: next(tails))
+    monkeypatch.setattr("lab.evidence.jobs.time.strftime", lambda _format: "20260102-030405")
+    assert [new_job(tmp_path).name for _ in range(2)] == ["20260102-030405-beef", "20260102-030405-cafe"]
 
 
 def test_run_directories_are_numbered_in_order() -> None:

@@ -17,7 +17,7 @@ from lab.machine import qmp
 from lab.machine.argv import READY_LINE
 from lab.machine.machine import Machine, State, tail
 from lab.model import Level, QemuDevice
-from lab.wait import Deadline
+from lab.wait import Deadline, wait_until
 from tests.fake_machine import FakeProcess, make_machine
 from tests.fake_qmp import Refused
 
@@ -168,6 +168,14 @@ def test_qemu_dies_while_the_guest_boots(running: Machine, process: FakeProcess,
     assert caught.value.level is Level.L0_QEMU
     assert running.state is State.EXITED
     assert {"event": "machine-exit", "machine": "l1", "status": -9}.items() <= events(record)[-1].items()
+
+
+def test_a_guest_that_resets_its_machine_is_told_from_a_qemu_that_dies(running: Machine, process: FakeProcess) -> None:
+    process.qmp.event("SHUTDOWN", guest=True, reason="guest-reset")
+    wait_until(lambda: process.status == 0, Deadline(10), "the end of QEMU")
+    with pytest.raises(MachineDied, match=r"QEMU ended .its guest ended it: guest-reset") as caught:
+        running.check_alive()
+    assert caught.value.level is running.kernel_level
 
 
 def test_a_death_that_the_scenario_wanted_is_none(running: Machine, process: FakeProcess) -> None:

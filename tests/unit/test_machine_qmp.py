@@ -50,6 +50,18 @@ def server(session: Qmp) -> FakeQmp:
     return server
 
 
+def quits(server: FakeQmp) -> threading.Event:
+    """What tells that QEMU was asked to end."""
+    asked = threading.Event()
+
+    def end(_arguments: object) -> object:
+        asked.set()
+        return {}
+
+    server.answers["quit"] = end
+    return asked
+
+
 def transcript(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "qmp.jsonl").read_text().splitlines()]
 
@@ -81,6 +93,29 @@ def test_everything_is_written_down(session: Qmp, server: FakeQmp, tmp_path: Pat
         events.wait(Deadline(10))
     kinds = [next(key for key in line if key != "t") for line in transcript(tmp_path)]
     assert [kind for kind in kinds if kind != "timestamp"] == ["execute", "return", "execute", "error", "event"]
+
+
+def test_a_guest_that_ends_its_machine_leaves_its_registers(session: Qmp, server: FakeQmp, tmp_path: Path) -> None:
+    ended = quits(server)
+    server.answers["human-monitor-command"] = lambda arguments: f"{arguments['command-line']}: RIP=ffffffff81003643\r\n"
+    server.event("SHUTDOWN", guest=True, reason="guest-reset")
+    assert ended.wait(10), "a QEMU that halts where its guest ended must be let go"
+    assert session.guest_end == "guest-reset"
+    assert (tmp_path / "registers.txt").read_text() == "info registers -a: RIP=ffffffff81003643\n"
+
+
+def test_an_end_that_the_lab_asked_for_is_none_of_the_guest(session: Qmp, server: FakeQmp, tmp_path: Path) -> None:
+    server.event("SHUTDOWN", guest=False, reason="host-qmp-quit")
+    session.execute("query-status")
+    assert server.asked == ["query-status"]
+    assert not session.guest_end
+    assert not (tmp_path / "registers.txt").exists()
+
+
+def test_a_guest_whose_registers_cannot_be_had_is_let_go(session: Qmp, server: FakeQmp) -> None:
+    ended = quits(server)
+    server.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+    assert ended.wait(10)
 
 
 def test_an_event_that_came_before_the_wait_is_not_missed(session: Qmp, server: FakeQmp) -> None:

@@ -93,6 +93,16 @@ def test_a_qemu_that_ended_by_itself(machines: Machines, victim: str, level: Lev
     assert ("QEMU alive", Verdict.FAIL, level, victim) in machines.bad()
 
 
+@pytest.mark.parametrize(("victim", "level"), [("l1", Level.L1_KERNEL), ("l2", Level.L2_KERNEL)])
+def test_a_machine_that_its_guest_ended_is_the_guests_fault(machines: Machines, victim: str, level: Level) -> None:
+    """A triple fault leaves no word on the console: QEMU's event is all there is."""
+    getattr(machines, victim).qmp.guest_end = "guest-reset"
+    getattr(machines, f"of_{victim}").status = 0
+    [alive] = [check for check in machines.judge() if check.verdict is Verdict.FAIL]
+    assert (alive.name, alive.level, alive.machine) == ("QEMU alive", level, victim)
+    assert alive.seen == "ended (guest-reset)"
+
+
 def test_a_qemu_that_the_scenario_ended(machines: Machines) -> None:
     machines.of_l2.status, machines.l2.end_expected = -9, True
     assert machines.bad() == []
