@@ -22,6 +22,7 @@ RELEASES = {
     "F012": "6.12.118-lab",
     "F013": "any",
     "F014": "any",
+    "F015": "6.12.118-lab",
 }
 
 
@@ -61,6 +62,7 @@ def test_f001_is_not_any_null_dereference() -> None:
         ("F011", "refused: Device or resource busy"),
         ("F012", "hangs in msleep < vp_vdpa_reset"),
         ("F012", "hangs in no call into vDPA"),
+        ("F015", "with irq-lost on, ping has not ended after 114 s"),
     ],
 )
 def test_no_finding_explains_what_only_looks_like_it(name: str, seen: str) -> None:
