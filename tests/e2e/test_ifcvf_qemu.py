@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shlex
 import sys
@@ -41,7 +43,6 @@ DIALOGUE = (
     },
     {"execute": "device_del", "arguments": {"id": "vf0"}},
     {"execute": "query-status"},
-    {"execute": "quit"},
 )
 
 
@@ -56,20 +57,43 @@ def unplugged(folder: Path, msix: str) -> tuple[str, int, str, str]:
     try:
         assert model.stdout
         assert json.loads(model.stdout.readline())["ready"] is True
-        lines = "".join(json.dumps(one) + "\n" for one in DIALOGUE)
-        done = proc.run([*qemu.argv, *MACHINE], cwd=folder, input=lines.encode(), check=False, timeout_s=60)
-        # The device model has lost its client, and nothing else.
-        wait_until(lambda: not connected(folder), Deadline(10), "the VF to be let go")
+        status = spoken_to([*qemu.argv, *MACHINE], folder)
     finally:
         model.stop()
     version = ".".join(map(str, qemu.version))
-    return version, done.returncode, done.text, done.stderr.decode(errors="replace")
+    answers, said = ((folder / name).read_text(errors="replace") for name in ("answers", "said"))
+    return version, status, answers, said
+
+
+def spoken_to(argv: list[str], folder: Path) -> int:
+    """Run the dialogue with a QEMU in ``folder``, which gets its answers and what it said; return its exit status."""
+    for_qemu, ours = os.pipe()
+    with open(ours, "w") as lines, (folder / "answers").open("wb") as answers, (folder / "said").open("wb") as said:
+        process = proc.start(argv, cwd=folder, stdin=for_qemu, stdout=answers, stderr=said)
+        os.close(for_qemu)
+        try:
+            lines.writelines(json.dumps(one) + "\n" for one in DIALOGUE)
+            lines.flush()
+            wait_until(lambda: count(folder, "connections") == 1, Deadline(30), "QEMU to connect")
+            # The device is taken apart some time after DEVICE_DELETED; either that or QEMU's end closes the connection.
+            wait_until(lambda: not connected(folder), Deadline(30), "the VF to be let go")
+            with contextlib.suppress(BrokenPipeError):
+                lines.write('{"execute": "quit"}\n')
+                lines.flush()
+            return process.wait(Deadline(30))
+        finally:
+            process.stop()
 
 
 def connected(folder: Path) -> bool:
     """Whether the VF has a client."""
     state = control.ask(str(folder / "control.sock"), {"op": "state", "vf": "vf0"}, 5)
     return bool(state["connected"])
+
+
+def count(folder: Path, name: str) -> int:
+    """One of the VF's counters."""
+    return int(control.ask(str(folder / "control.sock"), {"op": "counters", "vf": "vf0"}, 5)[name])
 
 
 @pytest.fixture
