@@ -68,20 +68,19 @@ def unplugged(folder: Path, msix: str) -> tuple[str, int, str, str]:
 def spoken_to(argv: list[str], folder: Path) -> int:
     """Run the dialogue with a QEMU in ``folder``, which gets its answers and what it said; return its exit status."""
     for_qemu, ours = os.pipe()
-    with open(ours, "w") as lines, (folder / "answers").open("wb") as answers, (folder / "said").open("wb") as said:
+    with (folder / "answers").open("wb") as answers, (folder / "said").open("wb") as said:
         process = proc.start(argv, cwd=folder, stdin=for_qemu, stdout=answers, stderr=said)
         os.close(for_qemu)
         try:
-            lines.writelines(json.dumps(one) + "\n" for one in DIALOGUE)
-            lines.flush()
+            os.write(ours, "".join(json.dumps(one) + "\n" for one in DIALOGUE).encode())
             wait_until(lambda: count(folder, "connections") == 1, Deadline(30), "QEMU to connect")
             # The device is taken apart some time after DEVICE_DELETED; either that or QEMU's end closes the connection.
             wait_until(lambda: not connected(folder), Deadline(30), "the VF to be let go")
             with contextlib.suppress(BrokenPipeError):
-                lines.write('{"execute": "quit"}\n')
-                lines.flush()
+                os.write(ours, b'{"execute": "quit"}\n')
             return process.wait(Deadline(30))
         finally:
+            os.close(ours)
             process.stop()
 
 
