@@ -107,6 +107,7 @@ def write_run(job_dir: Path, number: int, result: RunResult, *, offset: float = 
     plan = {
         "run_id": "1a2b3c4d",
         "scenario": result.scenario,
+        "summary": "what the scenario does & expects",
         "machines": {"l1": {"memory_mb": 2048, "cpus": 2}, "l2": {"memory_mb": 256, "cpus": 1}},
         "macs": {"l1": "52:54:1a:2b:3c:01", "vf1": "52:54:1a:2b:3c:11"},
         "lacks": [],

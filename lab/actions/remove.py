@@ -1,4 +1,4 @@
-"""Taking a vDPA device from its user in the host, by three ways that all end in the vDPA bus.
+"""Taking a vDPA device from its user in the host, by ways that all end in the vDPA bus.
 
 With a guest on it each of them waits in vhost_vdpa_remove() (drivers/vhost/vdpa.c), uninterruptibly, until the last
 close of the vhostdev node; `vdpa dev del` and the ways through the parent hold vdpa_dev_lock all the time, so that no
@@ -15,11 +15,20 @@ from lab.errors import DeadlineExceeded, ProductFailure
 from lab.host import detached
 from lab.host.base import Host
 from lab.host.detached import Detached
+from lab.host.shell import run_script
 from lab.host.vdpa import VdpaDevice
-from lab.model import Level, Metric
+from lab.machine.machine import Machine
+from lab.model import Level, Metric, QemuDevice
+from lab.wait import Deadline
 
 _UNBIND = 'echo "$0" >"/sys/bus/pci/devices/$0/driver/unbind"'
 _REMOVE = 'echo 1 >"/sys/bus/pci/devices/$0/remove"'
+# The states of the tasks that wait in vhost_vdpa_remove(): of a hot-unplug it is one of the kernel's own (proc(5)).
+_WAITING = """
+for stack in /proc/[0-9]*/stack; do
+    ! grep -qs vhost_vdpa_remove "$stack" || sed 's/.*) \\(.\\) .*/\\1/' "${stack%stack}stat" || :
+done
+"""
 _STATES = '[ -e "$0/rc" ] || ps -o stat= -s "$(cat "$0/pid")"'
 
 
@@ -62,6 +71,30 @@ class Removal:
         return ProductFailure(words, level=Level.L1_KERNEL, machine=self.host.name)
 
 
+@dataclass(frozen=True)
+class Unplugging:
+    """An unplug of the parent from the machine ``host``, which has been asked for."""
+
+    host: Host
+    machine: Machine
+    function: QemuDevice
+
+    def waits(self) -> str:
+        """The states of the kernel's tasks that wait for the guest, ``-`` without one, "" when the parent has gone."""
+        if not self.machine.has(self.function):
+            return ""
+        return " ".join(run_script(self.host, _WAITING).text.split()) or "-"
+
+    def finish(self, config: Remove, since: float) -> Removed:
+        """Like :meth:`Removal.finish`. Raises MachineDied too."""
+        try:
+            self.machine.finish_unplug(self.function, Deadline(config.max_wait_s * self.host.slowness))
+        except DeadlineExceeded as error:
+            words = f"{self.function.id} is still there {error.seconds:.0f} s after its user let go"
+            raise ProductFailure(words, level=Level.L1_KERNEL, machine=self.host.name) from error
+        return Removed(time.monotonic() - since)
+
+
 def start(host: Host, device: VdpaDevice, config: Remove) -> Removal:
     """Begin to remove ``device``, whose parent is a PCI function."""
     function = device.mgmtdev.removeprefix("pci/")
@@ -71,3 +104,9 @@ def start(host: Host, device: VdpaDevice, config: Remove) -> Removal:
         "rescan": ["sh", "-c", _REMOVE, function],
     }[config.kind]
     return Removal(host, detached.start(host, argv))
+
+
+def unplug(host: Host, machine: Machine, function: QemuDevice) -> Unplugging:
+    """Begin to unplug the parent ``function`` from ``machine``, which is ``host``."""
+    machine.query("device_del", {"id": function.id})
+    return Unplugging(host, machine, function)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.errors import LabError
@@ -107,6 +107,25 @@ def judge_attached(reach: Sequence[Window], guest: Mapping[int, int], *, memory:
     if foreign:
         number, offset = foreign[0]
         seen += f"; the first other: device address {number * PAGE:#x} leads to {offset:#x} in l1's memory"
+    return Check.judged(name, not foreign and not missing, seen, expected, level=Level.L1_KERNEL, machine="l2")
+
+
+def judge_shadowed(reach: Sequence[Window], guest: Collection[int], own: Collection[int], *, memory: int) -> Check:
+    """The same with shadow virtqueues: QEMU chooses the device's addresses, and adds its own rings and ROMs.
+
+    ``guest`` has the page frames in L1 of the guest's RAM, ``own`` all that its QEMU has.
+    """
+    name, expected = "isolation while attached", "each page of the guest, some of its QEMU's, and no other memory of l1"
+    if not guest or not reach:
+        seen = f"{len(guest)} pages of the guest, {len(reach)} ranges of the device"
+        return Check.unproven(name, f"nothing to compare: {seen}", expected, machine="l2")
+    reached = {offset for _, offset in _pages(reach)}
+    ram, more = ({offset_of(frame * PAGE, memory) for frame in frames} for frames in (guest, own))
+    foreign, missing = sorted(reached - ram - more), len(ram - reached)
+    seen = f"{len(ram & reached)} pages of the guest, {len(reached & more - ram)} of its QEMU"
+    seen += f", {len(foreign)} others, {missing} pages not reachable"
+    if foreign:
+        seen += f"; the first other: {foreign[0]:#x} in l1's memory"
     return Check.judged(name, not foreign and not missing, seen, expected, level=Level.L1_KERNEL, machine="l2")
 
 

@@ -13,14 +13,15 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from lab.config.catalog import CONFIGS
-from lab.config.scenario import Fault, FaultName, Iperf3, VdpaScenario, VdpaSim
+from lab.config.scenario import Fault, FaultName, Ifcvf, Iperf3, Migrate, VdpaScenario, VdpaSim
 from lab.config.strict import Strict, read_toml, validate
 from lab.model import AttachMode, DeviceClass
 
 MATRIX = CONFIGS / "matrix.toml"
 
 EXERCISES = (
-    *("iperf3", "loopback", "fio", "migrate", "unplug", "neighbours", "delete", "unbind", "rescan"),
+    *("iperf3", "loopback", "fio", "unplug", "neighbours", "delete", "unbind", "rescan", "unplug-parent"),
+    *("migrate", "migrate-no_svq", "migrate-vdpa_sim"),
     *(f"fault-{name}" for name in get_args(FaultName)),
 )
 
@@ -94,9 +95,18 @@ def canonical_name(scenario: VdpaScenario) -> str:
 def _exercise(scenario: VdpaScenario) -> str:
     if isinstance(scenario.action, Fault):
         return f"fault-{scenario.action.name}"
+    if isinstance(scenario.action, Migrate):
+        return _migration(scenario, scenario.action)
     if scenario.action:
         return scenario.action.kind
     # iperf3 through one looping device has a name of its own only where a guest holds both ends of it: in L1 the
     # two network namespaces look like any other pair.
     loops = isinstance(scenario.workload, Iperf3) and isinstance(scenario.device, VdpaSim)
     return "loopback" if loops and scenario.attach.mode is AttachMode.VHOST_VDPA else scenario.workload.kind
+
+
+def _migration(scenario: VdpaScenario, action: Migrate) -> str:
+    if action.destination != "same":
+        return f"{action.kind}-{action.destination}"
+    needs_svq = isinstance(scenario.device, Ifcvf) and not action.shadow_vq
+    return f"{action.kind}-no_svq" if needs_svq else action.kind

@@ -45,6 +45,9 @@ class Ifcvf(Strict):
     iommu: Literal["passthrough", "translated"] = Field(
         "passthrough", description="L1's own DMA: kernel with iommu=pt, or every packet mapped and unmapped"
     )
+    msix: Literal["qemu", "device"] = Field(
+        "qemu", description="who has the MSI-X table: QEMU aborts when it has, and the function is unplugged (F014)"
+    )
 
 
 Device = Annotated[VdpaSim | VpVdpa | Ifcvf, Field(discriminator="provider")]
@@ -102,7 +105,12 @@ class Migrate(Strict):
     downtime_limit_ms: Annotated[int, Field(ge=1, le=60000)] = 300
     max_bandwidth: str = Field("1G", pattern=r"^\d+[KMG]$", description="bytes per second")
     max_total_s: Seconds = 60
-    shadow_vq: bool = Field(False, description="x-svq=on at both sides; ifcvf, which cannot be suspended, needs it")
+    shadow_vq: bool = Field(
+        False, description="ifcvf: x-svq=on, instead of leaving it to QEMU when the migration begins"
+    )
+    destination: Literal["same", "vdpa_sim"] = Field(
+        "same", description="ifcvf: the guest moves to another VF, or to the kernel's simulator"
+    )
 
 
 class Unplug(Strict):
@@ -119,11 +127,11 @@ class Neighbours(Strict):
 
 
 class Remove(Strict):
-    """Take the device from its user in L1 while that uses it: `vdpa dev del`, unbinding its parent's driver, or
-    removing the parent from the PCI bus. The kernel waits for the user; then the device comes back.
+    """Take the device from its user in L1 while that uses it: `vdpa dev del`, unbinding its parent's driver, removing
+    the parent from the PCI bus, or unplugging it from L1. The kernel waits for the user; then the device comes back.
     """
 
-    kind: Literal["delete", "unbind", "rescan"]
+    kind: Literal["delete", "unbind", "rescan", "unplug-parent"]
     max_wait_s: Seconds = Field(30, description="from the moment that the user has let go")
 
 

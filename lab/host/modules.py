@@ -73,9 +73,9 @@ def load(
 ) -> None:
     """Load ``module`` with ``parameters``; ``where_known`` are parameters that only some kernels have.
 
-    Raises SiteLacks (the run is a SKIP) when the kernel under test does not have the module: whoever brought this
-    kernel did not mean it to run this scenario; a kernel that the lab builds fails its build for a missing option.
-    Raises LabError when the module was loaded before with other values, or does not have one of ``parameters``.
+    Raises SiteLacks (the run is a SKIP) when the kernel under test does not have the module or one of ``parameters``:
+    whoever brought this kernel did not mean it to run this scenario; a kernel that the lab builds fails its build for
+    a missing option. Raises LabError when the module was loaded before with other values.
     """
     wanted = {**(where_known or {}), **(parameters or {})}
     done = run_script(
@@ -83,9 +83,11 @@ def load(
     )
     if done.returncode != 0:
         raise _failure(host, module, done)
-    loaded = dict(line.split("=", 1) for line in done.text.splitlines()[1:])
-    problems = _differences(wanted, loaded, optional=set(where_known or {}))
-    if problems:
+    release, *lines = done.text.splitlines()
+    loaded = dict(line.split("=", 1) for line in lines)
+    if missing := sorted((parameters or {}).keys() - loaded.keys()):
+        raise SiteLacks(f"parameter {', '.join(missing)} of module {module} (kernel {release} of {host.name})")
+    if problems := _differences(wanted, loaded):
         raise LabError(
             f"{host.name}: module {module}: " + "; ".join(problems),
             hint=f"if it was loaded before for something else: 'modprobe -r {module}' there, or a fresh lab",
@@ -136,14 +138,12 @@ def _same(wanted: Parameter, loaded: str) -> bool:
     return loaded in (("1", "Y") if wanted else ("0", "N")) if isinstance(wanted, bool) else loaded == str(wanted)
 
 
-def _differences(wanted: Mapping[str, Parameter], loaded: Mapping[str, str], optional: set[str]) -> list[str]:
-    problems = [
+def _differences(wanted: Mapping[str, Parameter], loaded: Mapping[str, str]) -> list[str]:
+    return [
         f"{name} is {loaded[name]}, asked for {_text(value)}"
         for name, value in wanted.items()
         if name in loaded and not _same(value, loaded[name])
     ]
-    unknown = [name for name in wanted if name not in loaded and name not in optional]
-    return problems + [f"has no parameter {name}" for name in unknown]
 
 
 def _failure(host: Host, module: str, done: Completed) -> LabError:

@@ -81,18 +81,8 @@ class BlkDevice:
 
     def serve(self, queue: Queue) -> bool:
         """Requests may be waiting. Returns True when there were more than fit one turn. Raises RingError, DmaFault."""
-        budget = BUDGET
         try:
-            queue.quiet()
-            while budget > 0:
-                number = queue.waiting()
-                if number == 0 and not queue.listen(0):
-                    return False
-                for _ in range(min(number, budget)):
-                    chain = queue.pop()
-                    queue.push(chain.head, self._request(chain))
-                budget -= number
-            return True
+            return queue.serve(self._request, BUDGET)
         finally:
             queue.publish()
 

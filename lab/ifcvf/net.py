@@ -134,29 +134,19 @@ class NetDevice:
         return False
 
     def _transmit(self, queue: Queue) -> bool:
-        budget = BUDGET
         try:
-            queue.quiet()
-            while budget > 0:
-                number = queue.waiting()
-                if number == 0 and not queue.listen(0):
-                    return False
-                for _ in range(min(number, budget)):
-                    chain = queue.pop()
-                    self._send(chain)
-                    queue.push(chain.head, 0)
-                budget -= number
-            return True
+            return queue.serve(self._send, BUDGET)
         finally:
             self._link.flush()
             queue.publish()
 
-    def _send(self, chain: Chain) -> None:
+    def _send(self, chain: Chain) -> int:
+        """Send a frame. Returns the used length: nothing is written to its buffers."""
         parts = chain.readable
         length = sum(map(len, parts))
         if not MIN_PACKET <= length <= MAX_PACKET or not self.link_up:
             self.tx_dropped += 1
-            return
+            return 0
         head = parts[0]
         if len(head) < HEADER_SIZE:
             joined = b"".join(parts)
@@ -166,6 +156,7 @@ class NetDevice:
         self.tx_packets += 1
         self.tx_bytes += length - HEADER_SIZE
         self._link.send(self, packet)
+        return 0
 
     # Receiving
 

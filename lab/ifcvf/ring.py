@@ -248,6 +248,22 @@ class Queue:
         if wanted:
             self._interrupt(self)
 
+    def serve(self, serve: Callable[[Chain], int], budget: int) -> bool:
+        """Serve what the driver has made available; ``serve`` returns the used length of a chain.
+
+        Returns True when there was more than ``budget`` chains. Raises RingError, DmaFault; the caller publishes.
+        """
+        self.quiet()
+        while budget > 0:
+            number = self.waiting()
+            if number == 0 and not self.listen(0):
+                return False
+            for _ in range(min(number, budget)):
+                chain = self.pop()
+                self.push(chain.head, serve(chain))
+            budget -= number
+        return True
+
     def quiet(self) -> None:
         """No notification is needed: the queue is being served."""
         if not self.event_idx:

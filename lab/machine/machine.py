@@ -165,15 +165,19 @@ class Machine:
         Raises DeadlineExceeded, also when the monitor hangs with the device.
         """
         begin = time.monotonic()
-
-        def gone() -> bool:
-            there = self.qmp.execute("qom-list", {"path": "/machine/peripheral"}, timeout_s=max(1.0, deadline.left()))
-            return device.id not in {entry["name"] for entry in there}
-
-        wait_until(gone, deadline, f"{self.name}: the end of {device.id}")
+        wait_until(
+            lambda: not self.has(device, timeout_s=max(1.0, deadline.left())),
+            deadline,
+            f"{self.name}: the end of {device.id}",
+        )
         if device.netdev:
             self.qmp.execute("netdev_del", {"id": device.netdev["id"]})
         return time.monotonic() - begin
+
+    def has(self, device: QemuDevice, *, timeout_s: float = 60.0) -> bool:
+        """Whether a device that was plugged is still there. Raises DeadlineExceeded when the monitor hangs."""
+        there = self.qmp.execute("qom-list", {"path": "/machine/peripheral"}, timeout_s=timeout_s)
+        return device.id in {entry["name"] for entry in there}
 
     def _released(self, events: Events, device: str, deadline: Deadline) -> dict[str, Any]:
         try:

@@ -97,7 +97,10 @@ class Provoked:
         # Some strike only when the guest lets the device go.
         if not action.release and not self._struck():
             return
-        self._judge_traffic("traffic meanwhile", _SHOW_S, action.traffic)
+        try:
+            self._judge_traffic("traffic meanwhile", _SHOW_S, action.traffic)
+        except ProductFailure as error:
+            self._judge_hang(error)
         if action.release:
             self.hung = self._release()
             seen = f"hangs in {self._stuck()}" if self.hung else "done"
@@ -262,6 +265,15 @@ class Provoked:
         exercise, seen = self.exercise, self._traffic(seconds)
         exercise.found.checks.append(
             Check.judged(name, seen == expected, seen, expected, level=exercise.blame, machine=exercise.user)
+        )
+
+    def _judge_hang(self, error: ProductFailure) -> None:
+        """A host in which ping does not end hangs with the fault; whether it does so for good is seen without that."""
+        if not isinstance(error.__cause__, DeadlineExceeded):
+            raise error
+        seen = f"with {self.action.name} on, ping has not ended after {error.__cause__.seconds:.0f} s"
+        self.exercise.found.checks.append(
+            Check.judged("traffic meanwhile", False, seen, "an end", level=Level.L1_KERNEL, machine="l1")
         )
 
     def _judge_release(self, name: str, seen: str, expected: str, more: str = "") -> None:

@@ -16,8 +16,10 @@ from lab.topology import devices as bringup
 from lab.wait import Deadline, wait_until
 
 if TYPE_CHECKING:
-    from lab.actions.remove import Removal
+    from lab.actions.remove import Removal, Unplugging
+    from lab.host.vdpa import VdpaDevice
     from lab.scenarios.exercise import Exercise
+    from lab.topology.lab import Lab
 
 # How long the guest has to give the device back.
 _UNPLUG = Unplug(kind="unplug")
@@ -35,7 +37,7 @@ def run(exercise: Exercise, action: Remove) -> None:
     with stopped_on_error(traffic):
         exercise.wait_flowing(device)
         with lab.record.step(action.kind):
-            removal = remove.start(lab.host, device, action)
+            removal = _start(lab, device, action)
             # A wait that is only on the way is over when some traffic has gone across.
             exercise.wait_flowing(device)
             exercise.found.checks.append(waits(removal, action, Deadline(_WAITING_S * lab.slowness["l1"])))
@@ -58,7 +60,14 @@ def run(exercise: Exercise, action: Remove) -> None:
         exercise.found.checks.append(_only_one(exercise))
 
 
-def waits(removal: Removal, action: Remove, deadline: Deadline) -> Check:
+def _start(lab: Lab, device: VdpaDevice, action: Remove) -> Removal | Unplugging:
+    if action.kind != "unplug-parent":
+        return remove.start(lab.host, device, action)
+    assert lab.l1
+    return remove.unplug(lab.host, lab.l1, lab.function(lab.plan.function_of(device.name)))
+
+
+def waits(removal: Removal | Unplugging, action: Remove, deadline: Deadline) -> Check:
     """Judge that a removal that has begun comes to its wait, instead of ending at once or going on for ever."""
     states = ""
 

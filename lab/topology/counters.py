@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 
 from lab.checks import counters
-from lab.config.scenario import Ifcvf, VdpaSim
 from lab.errors import CommandError, DeadlineExceeded, LabError
 from lab.host import vdpa
 from lab.host.vdpa import VdpaDevice
@@ -24,11 +23,11 @@ def sample(lab: Lab, device: VdpaDevice, *, often: bool = False) -> dict[str, in
 
     Who looks ``often`` gets those that cost little: a back end's are in a capture, which is read whole each time.
     """
-    scenario = lab.plan.vdpa_scenario
+    net, provider = lab.plan.vdpa_scenario.device_class is DeviceClass.NET, lab.plan.provider_of(device.name)
     try:
-        if isinstance(scenario.device, VdpaSim):
-            return _simulator(lab, device) if scenario.device_class is DeviceClass.NET else {}
-        if isinstance(scenario.device, Ifcvf):
+        if provider == "vdpa_sim":
+            return _simulator(lab, device) if net else {}
+        if provider == "ifcvf":
             return lab.device_model.counters(lab.plan.function_of(device.name)) if lab.device_model else {}
         return _interrupts(lab, device) | ({} if often else _back_end(lab))
     except LabError as error:

@@ -85,10 +85,11 @@ def _ifcvf(lab: Lab, device_class: DeviceClass) -> Devices:
     parents = _of_l1(lab, "ifcvf parents", ifcvf.parent(lab.host, functions, device_class))
     names = lab.plan.vdpa
     if lab.plan.migrates:
-        main, destination = (
-            _add(lab, name, parent, features=_shadowable(lab, parent))
-            for name, parent in ((names.main, parents[0]), (names.second, parents[1]))
-        )
+        # A NIC keeps its address when its guest moves: that of each VF is its own, the simulator is given one.
+        second, mac = (_simulator(lab), lab.plan.macs["vf1"]) if lab.plan.leaves_card else (parents[1], None)
+        features = _shadowable(lab, parents[0], second)
+        main = _add(lab, names.main, parents[0], features=features)
+        destination = _add(lab, names.second, second, mac, features=features)
         return Devices(main, destination, _add(lab, names.third, parents[-1]))
     main = _add(lab, names.main, parents[0])
     if device_class is not DeviceClass.NET:
@@ -99,17 +100,30 @@ def _ifcvf(lab: Lab, device_class: DeviceClass) -> Devices:
     return Devices(main, _add(lab, names.second, parents[-1]), neighbours=neighbours)
 
 
-def _shadowable(lab: Lab, parent: str) -> int:
-    """The features of a parent that QEMU's shadow virtqueues can carry; with any other it refuses to move the guest."""
-    return vdpa.feature_bits(vdpa.mgmtdevs(lab.host)[parent].features) & vdpa.SHADOW_VQ_FEATURES
+def _simulator(lab: Lab) -> str:
+    config = VdpaSim(provider="vdpa_sim", use_va=True, batch_mapping=True)
+    (parent,) = lab.undo.enter("vdpa_sim", vdpa_sim.parent(lab.host, config, DeviceClass.NET))
+    return parent
 
 
-def make_again(lab: Lab, devices: Devices, removed: Literal["delete", "unbind", "rescan"]) -> Devices:
-    """Make the device under test again on a PCI function that lives on, or that a rescan of the bus brings back."""
+def _shadowable(lab: Lab, *parents: str) -> int:
+    """The common features of parents that QEMU's shadow virtqueues can carry; any other would keep the guest here."""
+    known, common = vdpa.mgmtdevs(lab.host), vdpa.SHADOW_VQ_FEATURES
+    for parent in parents:
+        common &= vdpa.feature_bits(known[parent].features)
+    return common
+
+
+def make_again(lab: Lab, devices: Devices, removed: Literal["delete", "unbind", "rescan", "unplug-parent"]) -> Devices:
+    """Make the device under test again on a PCI function that lives on, or that a rescan or plugging it brings back."""
     parent, function = devices.main.mgmtdev, devices.main.mgmtdev.removeprefix("pci/")
-    if removed == "rescan":
+    if removed == "unplug-parent":
+        assert lab.l1
+        lab.l1.plug(lab.function(lab.plan.function_of(devices.main.name)))
+    if removed in ("rescan", "unplug-parent"):
         with product(Level.L1_KERNEL, "l1"):
-            lab.host.put(b"1\n", "/sys/bus/pci/rescan")
+            if removed == "rescan":
+                lab.host.put(b"1\n", "/sys/bus/pci/rescan")
             ifcvf.wait_functions(lab.host, lab.plan.functions)
     if removed != "delete":
         manager = ifcvf.parent(lab.host, (function,), lab.plan.vdpa_scenario.device_class)
@@ -179,7 +193,7 @@ def give_to_guest(lab: Lab, device: VdpaDevice) -> QemuDevice:
             iotlb_entries=inject.iotlb_entries or modules.IOTLB_ENTRIES,
         ),
     )
-    if lab.plan.shadows and given.netdev:
+    if lab.plan.shadows and given.netdev and lab.plan.provider_of(device.name) == "ifcvf":
         given = QemuDevice(given.device, {**given.netdev, "x-svq": True})
     if inject.rx_queue_size is None:
         return given

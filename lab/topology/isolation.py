@@ -8,11 +8,22 @@ from lab.checks import isolation
 from lab.checks.isolation import PAGE, Window
 from lab.config.site import NestedSite
 from lab.errors import LabError
+from lab.host.shell import run_script
 from lab.host.vdpa import VdpaDevice
 from lab.model import Check
 from lab.topology.lab import Guest, Lab
 
 _PAGEMAP = 'dd if="/proc/$0/pagemap" iflag=skip_bytes,count_bytes bs=64k skip="$1" count="$2" status=none'
+# The entries of all that the process $1 can write to, one area after another (proc(5)).
+_WRITABLE = """
+while read -r range access rest; do
+    first=$((0x${range%-*})) last=$((0x${range#*-}))
+    case "$access" in
+    rw*) dd if="/proc/$1/pagemap" iflag=skip_bytes,count_bytes bs=64k skip="$((first / 512))" \\
+        count="$(((last - first) / 512))" status=none ;;
+    esac
+done <"/proc/$1/maps"
+"""
 _ENTRY = 8
 
 
@@ -24,15 +35,15 @@ def reach(lab: Lab, device: VdpaDevice) -> list[Window]:
 
 
 def judge_attached(lab: Lab, device: VdpaDevice, guest: Guest) -> list[Check]:
-    """Compare it with the memory of the guest that has the device; ERROR when either could not be seen.
-
-    With shadow virtqueues QEMU gives the device addresses of its own, which nobody else can tell: then nothing.
-    """
-    if lab.device_model is None or not isinstance(lab.plan.site, NestedSite) or lab.plan.shadows:
+    """Compare it with the memory of the guest that has the device; ERROR when either could not be seen."""
+    if lab.device_model is None or not isinstance(lab.plan.site, NestedSite):
         return []
     try:
         memory = lab.plan.site.l1.memory_mb << 20
         seen = reach(lab, device)
+        if lab.plan.shadows:
+            ram, own = _pages(lab, guest, ()).values(), _own(lab, guest)
+            return [isolation.judge_shadowed(seen, ram, own, memory=memory)]
         return [isolation.judge_attached(seen, _pages(lab, guest, seen), memory=memory)]
     except LabError as error:
         return [Check.unproven("isolation while attached", str(error), "the guest's memory", machine=guest.name)]
@@ -57,3 +68,9 @@ def _pages(lab: Lab, guest: Guest, seen: Sequence[Window]) -> dict[int, int]:
         # A page that is not in memory is not one that the device could reach.
         found |= {n: frame for n, frame in zip(numbers, isolation.frames(pagemap), strict=True) if frame is not None}
     return found
+
+
+def _own(lab: Lab, guest: Guest) -> set[int]:
+    """The page frames in L1 of whatever the guest's QEMU can write to."""
+    pagemap = run_script(lab.host, _WRITABLE, str(guest.process.pid)).stdout
+    return {frame for frame in isolation.frames(pagemap) if frame is not None}

@@ -193,6 +193,10 @@ class Lab:
             for function in self._functions():
                 self.l1.plug(function.device())
 
+    def function(self, name: str) -> QemuDevice:
+        """What QEMU was given for one of the device model's functions (``vf1``)."""
+        return next(function.device() for function in self._functions() if function.id == name)
+
     def stop_watching(self) -> None:
         """From now on a dead device model ends no command: what it left is collected and undone."""
         for host in (self._host, *(guest.host for guest in self.guests.values())):

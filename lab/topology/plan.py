@@ -126,7 +126,7 @@ class Plan:
         """The device model's name of the VF under a vDPA device: the first is under test, the last is the peer's."""
         names = self.vdpa
         peer = names.third if self.migrates else names.second
-        between = (names.second, "") if self.migrates else (names.third, names.fourth)
+        between = ("" if self.leaves_card else names.second, "") if self.migrates else (names.third, names.fourth)
         return dict(zip((names.main, *between, peer), ("vf1", "vf2", "vf3", f"vf{self.functions}"), strict=True))[
             device
         ]
@@ -135,6 +135,17 @@ class Plan:
     def migrates(self) -> bool:
         """Whether the guest moves from one device to another."""
         return isinstance(self.scenario, VdpaScenario) and isinstance(self.scenario.action, Migrate)
+
+    @property
+    def leaves_card(self) -> bool:
+        """Whether the guest moves from a VF to the kernel's simulator."""
+        action = self.vdpa_scenario.action
+        return isinstance(action, Migrate) and action.destination == "vdpa_sim"
+
+    def provider_of(self, device: str) -> str:
+        """The provider of a vDPA device by its name."""
+        leaves = self.leaves_card and device == self.vdpa.second
+        return "vdpa_sim" if leaves else self.vdpa_scenario.device.provider
 
     @property
     def shadows(self) -> bool:
@@ -150,12 +161,13 @@ class Plan:
         net = self.vdpa_scenario.device_class is DeviceClass.NET
         nic = {"model": f"{device.card}-net", "backend": {"kind": "switch", "name": "lab"}}
         disk = {"model": "c5000x-blk", "backend": {"kind": "memory", "size": BLOCK_BYTES}}
+        msix = {} if device.msix == "qemu" else {"msix": device.msix}
         names = [f"vf{number}" for number in range(1, self.functions + 1)]
         vfs: list[dict[str, Any]] = [
-            {"name": name, "socket": f"{name}.sock", **({**nic, "mac": self.macs[name]} if net else disk)}
+            {"name": name, "socket": f"{name}.sock", **msix, **({**nic, "mac": self.macs[name]} if net else disk)}
             for name in names
         ]
-        if self.migrates:
+        if self.migrates and not self.leaves_card:
             vfs[1]["mac"] = vfs[0]["mac"]  # a NIC keeps its address when its guest moves
         action = self.vdpa_scenario.action
         if isinstance(action, Fault) and action.when == "start":
@@ -372,11 +384,14 @@ def _unmovable(scenario: VdpaScenario, action: Migrate) -> list[str]:
     device = scenario.device
     if scenario.device_class is not DeviceClass.NET or isinstance(device, VpVdpa):
         return ["migrate needs a vdpa_sim or ifcvf network device: others have no suspend, and generic ones no state"]
-    if isinstance(device, Ifcvf) and device.vfs < 3:
-        return ["migrate needs three VFs of ifcvf: under test, its destination, and the peer"]
+    found = []
+    if isinstance(device, Ifcvf) and device.vfs < 3 and action.destination == "same":
+        found.append("migrate needs three VFs of ifcvf: under test, its destination, and the peer")
     if isinstance(device, VdpaSim) and action.shadow_vq:
-        return ["shadow_vq is for ifcvf: vdpa_sim can be suspended"]
-    return []
+        found.append("shadow_vq is for ifcvf: vdpa_sim can be suspended")
+    if isinstance(device, VdpaSim) and action.destination != "same":
+        found.append("destination is for ifcvf: a simulator's guest moves to a simulator")
+    return found
 
 
 def _lacks(scenario: Scenario, site: NestedSite | SshSite) -> tuple[str, ...]:

@@ -71,13 +71,28 @@ def test_cold(scenario: str, cli: Cli) -> None:
 @pytest.mark.nightly
 @_BUILDS
 @pytest.mark.parametrize(
-    ("kernel", "shown"),
-    [("debug", "Linux version 6.12"), ("6.1", "Linux version 6.1."), ("backports", "Linux version ")],
+    ("kernel", "shown", "scenario"),
+    [
+        ("debug", "Linux version 6.12", VF_IN_L1),
+        # No VF of virtio-net: F017.
+        ("6.1", "Linux version 6.1.", "blk-vp_vdpa-virtio_vdpa-fio"),
+        ("backports", "Linux version ", VF_IN_L1),
+    ],
 )
-def test_kernels(kernel: str, shown: str, cli: Cli) -> None:
-    result = passed(cli, VF_IN_L1, "--kernel", kernel)
+def test_kernels(kernel: str, shown: str, scenario: str, cli: Cli) -> None:
+    result = passed(cli, scenario, "--kernel", kernel)
     assert shown in version(result)
     assert ("kernel memory leaks" in {check.name for check in result.checks}) == (kernel == "debug")
+
+
+@pytest.mark.nightly
+@_BUILDS
+def test_a_parameter_that_a_kernel_does_not_have_is_named(cli: Cli) -> None:
+    with cli.running(IN_L1, "--kernel", "6.1") as running:
+        ended = running.end(7000)
+    [result] = ended.document.results
+    assert (ended.status, result.verdict) == (77, "SKIP"), ended.said
+    assert "lacks parameter use_va of module vdpa_sim (kernel 6.1." in result.reason
 
 
 @pytest.mark.nightly

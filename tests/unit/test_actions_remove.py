@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from lab import proc
 from lab.actions import remove
 from lab.config.scenario import Remove
 from lab.errors import DeadlineExceeded, ProductFailure
 from lab.host.detached import Detached
 from lab.host.fake import FakeHost
 from lab.host.vdpa import VdpaDevice
-from lab.model import Completed, DeviceClass, Level
+from lab.model import Completed, DeviceClass, Level, QemuDevice
+from lab.wait import Deadline
 
 DEVICE = VdpaDevice("v1a", "pci/0000:01:00.0", DeviceClass.NET, 0x8086, 2, 1024)
 
@@ -75,3 +77,65 @@ def test_one_that_does_not_end_or_fails(
     with pytest.raises(ProductFailure, match=words) as caught:
         finish(monkeypatch, tmp_path, end)
     assert (caught.value.level, caught.value.machine) == (Level.L1_KERNEL, "l1")
+
+
+class Slot:
+    """A machine with a function in a slot, which goes after ``looks`` looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        self.asked: list[Any] = []
+
+    def query(self, command: str, arguments: Any) -> None:
+        self.asked.append((command, arguments))
+
+    def has(self, _function: QemuDevice) -> bool:
+        self.looks -= 1
+        return self.looks >= 0
+
+    def finish_unplug(self, function: QemuDevice, deadline: Deadline) -> float:
+        if self.looks:
+            raise DeadlineExceeded(f"the end of {function.id}", deadline.seconds)
+        return 0.1
+
+
+FUNCTION = QemuDevice({"driver": "vfio-user-pci", "id": "vf1"})
+
+
+def unplugging(host: FakeHost, looks: int) -> tuple[Any, remove.Unplugging]:
+    slot: Any = Slot(looks)
+    return slot, remove.unplug(host, slot, FUNCTION)
+
+
+def test_an_unplug_waits_in_the_kernel_until_the_function_is_gone(tmp_path: Path) -> None:
+    host = FakeHost({"*": ""}, tmp_path, "l1")
+    slot, begun = unplugging(host, 2)
+    assert slot.asked == [("device_del", {"id": "vf1"})]
+    assert begun.waits() == "-", "nobody has come to the wait"
+    host.answers = {"*vhost_vdpa_remove*": "D\n"}
+    assert begun.waits() == "D"
+    assert begun.waits() == "", "it has ended"
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_an_unplug_has_to_end(tmp_path: Path, looks: int) -> None:
+    _, begun = unplugging(FakeHost({"*": ""}, tmp_path, "l1"), looks)
+    if not looks:
+        assert begun.finish(Remove(kind="unplug-parent"), time.monotonic() - 5).seconds >= 5
+        return
+    with pytest.raises(ProductFailure, match="vf1 is still there 30 s after its user let go") as caught:
+        begun.finish(Remove(kind="unplug-parent"), time.monotonic())
+    assert caught.value.level is Level.L1_KERNEL
+
+
+def test_who_waits_is_seen_by_the_stack(tmp_path: Path) -> None:
+    for pid, stack, state in (
+        (7, "[<0>] vhost_vdpa_remove+0x9f/0x110\n", "D"),
+        (8, "[<0>] do_epoll_wait+0x1/0x2\n", "S"),
+    ):
+        folder = tmp_path / "proc" / str(pid)
+        folder.mkdir(parents=True)
+        (folder / "stack").write_text(stack)
+        (folder / "stat").write_text(f"{pid} (kworker/0:1 (x)) {state} 2 0 0\n")
+    script = remove._WAITING.replace("/proc/", f"{tmp_path}/proc/")
+    assert proc.run(["sh", "-ec", script]).text.split() == ["D"]

@@ -98,3 +98,40 @@ def test_the_device_models_answer() -> None:
     assert isolation.windows(answer) == [Window(4096, 8192, 12288, False)]
     with pytest.raises(LabError, match="not a number"):
         isolation.windows([{"iova": "0x1000", "size": 1, "writable": True}])
+
+
+RINGS = Window(0x7F0000000000, 2 * PAGE, 0x1000 * PAGE)
+SHADOWED = [Window(0x10000, 4 << 20, 0x40000 * PAGE), RINGS]
+RAM = set(range(0x40000, 0x40400))
+ITS = RAM | {0x1000, 0x1001}
+
+
+def test_with_shadow_virtqueues_addresses_are_qemus_own() -> None:
+    check = isolation.judge_shadowed(SHADOWED, RAM, ITS, memory=MEMORY)
+    assert (check.verdict, check.seen) == (
+        Verdict.PASS, "1024 pages of the guest, 2 of its QEMU, 0 others, 0 pages not reachable",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reach", "own", "seen"),
+    [
+        (
+            SHADOWED,
+            RAM | {0x1000},
+            "1024 pages of the guest, 1 of its QEMU, 1 others, 0 pages not reachable; the first",
+        ),
+        ([Window(0, MEMORY, 0)], ITS, "1024 pages of the guest, 2 of its QEMU, 523262 others, 0 pages"),
+        ([RINGS], ITS, "0 pages of the guest, 2 of its QEMU, 0 others, 1024 pages not reachable"),
+    ],
+    ids=["a page of somebody else", "everything", "no RAM"],
+)
+def test_and_anything_else_still_fails(reach: list[Window], own: set[int], seen: str) -> None:
+    check = isolation.judge_shadowed(reach, RAM, own, memory=MEMORY)
+    assert (check.verdict, check.level) == (Verdict.FAIL, Level.L1_KERNEL)
+    assert check.seen.startswith(seen)
+
+
+def test_shadowed_memory_that_nobody_told_proves_nothing() -> None:
+    assert isolation.judge_shadowed([], RAM, ITS, memory=MEMORY).verdict is Verdict.ERROR
+    assert isolation.judge_shadowed(SHADOWED, set(), ITS, memory=MEMORY).verdict is Verdict.ERROR

@@ -21,6 +21,10 @@ RELEASES = {
     "F011": "6.12.118-lab",
     "F012": "6.12.118-lab",
     "F013": "any",
+    "F014": "any",
+    "F015": "6.12.118-lab",
+    "F016": "any",
+    "F017": "6.1.192-lab",
 }
 
 
@@ -60,6 +64,8 @@ def test_f001_is_not_any_null_dereference() -> None:
         ("F011", "refused: Device or resource busy"),
         ("F012", "hangs in msleep < vp_vdpa_reset"),
         ("F012", "hangs in no call into vDPA"),
+        ("F016", "waited 37 s for v39260d2cb: tx_bytes to grow"),
+        ("F015", "with irq-lost on, ping has not ended after 114 s"),
     ],
 )
 def test_no_finding_explains_what_only_looks_like_it(name: str, seen: str) -> None:

@@ -54,10 +54,13 @@ def test_module_that_does_not_load_is_an_error(tree: TreeHost) -> None:
         modules.load(tree, "vp_vdpa")
 
 
-def test_unknown_parameter_is_an_error(tree: TreeHost) -> None:
+def test_a_missing_parameter_is_what_the_site_lacks(tree: TreeHost) -> None:
+    """Linux 6.1 has no use_va."""
     tree.program("modprobe")
-    with pytest.raises(LabError, match="has no parameter use_vaa"):
-        modules.load(tree, "vdpa_sim", {"use_vaa": True})
+    tree.program("uname", "echo 6.1.192-lab")
+    tree.file("/sys/module/vdpa_sim/parameters/batch_mapping", "1")
+    with pytest.raises(SiteLacks, match=r"parameter use_va of module vdpa_sim \(kernel 6.1.192-lab of tree\)"):
+        modules.load(tree, "vdpa_sim", {"use_va": True, "batch_mapping": True})
 
 
 def test_vhost_vdpa_gets_room_where_the_kernel_has_the_limit(tree: TreeHost) -> None:

@@ -39,6 +39,12 @@ def example(name: str) -> VdpaScenario:
 
 
 def action(exercise: str) -> dict[str, Any]:
+    if exercise.startswith("migrate-"):
+        more: dict[str, dict[str, str]] = {
+            "migrate-no_svq": {},
+            "migrate-vdpa_sim": {"destination": "vdpa_sim"},
+        }
+        return {"kind": "migrate", **more[exercise]}
     if not exercise.startswith("fault-"):
         return {"kind": exercise}
     name = exercise.removeprefix("fault-")

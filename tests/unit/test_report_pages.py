@@ -76,6 +76,7 @@ def test_a_run_shows_what_explains_it(tmp_path: Path) -> None:
     for text in (
         "FAIL",
         "l1-kernel",
+        "what the scenario does & expects",
         "no WARN, BUG, oops, KASAN, lockdep",
         "vhost_vdpa_pa_unmap+0x3a/0x110",
         "vdpalab run net-vp_vdpa-vhost_vdpa-unplug --set workload.streams.0.seconds=5 --cold",

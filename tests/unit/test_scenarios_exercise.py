@@ -293,6 +293,18 @@ def test_traffic_that_does_not_go_on_at_the_destination(record: Record, world: W
     assert "traffic goes on at the destination" in failed(found)
 
 
+@pytest.mark.parametrize(("scenario", "begin"), [("migrate-no_svq", "without x-svq, waited"), ("migrate", "waited")])
+def test_whether_shadow_virtqueues_were_there_from_the_start_is_told(
+    record: Record, world: World, monkeypatch: pytest.MonkeyPatch, scenario: str, begin: str
+) -> None:
+    monkeypatch.setattr(module, "_GROWTH", {"ifcvf": "tx bytes"})
+    world.dead.add(SECOND.name)
+    _, found = run(record, f"net-ifcvf-vhost_vdpa-{scenario}")
+    [check] = [check for check in found.checks if check.name == "traffic goes on at the destination"]
+    assert (check.verdict, check.level) == (Verdict.FAIL, Level.L1_QEMU)
+    assert check.seen.startswith(begin)
+
+
 def test_what_the_device_at_the_destination_counts_and_nobody_can_read_is_unproven(
     record: Record, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

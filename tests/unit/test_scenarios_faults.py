@@ -176,6 +176,22 @@ def test_a_ping_that_did_not_look_is_no_traffic_that_stops(world: World, answer:
         world.run(STALL)
 
 
+def test_a_host_that_hangs_as_long_as_the_fault_is_on(world: World) -> None:
+    def ping(*_arguments: Any) -> Any:
+        if world.flows.pop(0):
+            return "1 packets transmitted, 1 received, 0% packet loss"
+        raise DeadlineExceeded("l1: the end of ip", 30)
+
+    world.flows = [False, True]
+    world.host.answers["*ping *"] = ping
+    assert world.run(STALL) == {
+        "fault queue-stall struck": Verdict.PASS, "traffic meanwhile": Verdict.FAIL, "traffic afterwards": Verdict.PASS,
+    }  # fmt: skip
+    [check] = [check for check in world.exercise.found.checks if check.verdict is Verdict.FAIL]
+    assert (check.level, check.seen) == (Level.L1_KERNEL, "with queue-stall on, ping has not ended after 30 s")
+    assert world.did[-3:] == ["queue-stall off", "stop", "prove after"]
+
+
 def test_a_ping_that_does_not_end_is_the_products_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def hangs(*_arguments: Any, **_options: Any) -> Any:
         raise DeadlineExceeded("l1: the end of ip", 30)

@@ -20,6 +20,8 @@ from lab.wait import Deadline
         (["Rs", "Ss R", "Ss D"], Verdict.PASS, "process states Ss D"),
         (["Rs", ""], Verdict.FAIL, "delete ended while the guest had the device"),
         (["Rs"], Verdict.FAIL, "process states Rs"),
+        (["-", "D"], Verdict.PASS, "process states D"),
+        (["-"], Verdict.FAIL, "process states -"),
     ],
 )
 def test_a_removal_has_some_time_to_come_to_its_wait(looks: list[str], verdict: Verdict, seen: str) -> None:

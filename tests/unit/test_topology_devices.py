@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,6 +269,7 @@ def test_faults_are_injected_where_the_scenario_wants_them(record: Record, below
         ("delete", [f"+{MAIN} of pci/0000:01:00.0"]),
         ("unbind", ["+ifcvf", f"+{MAIN} of pci/0000:01:00.0"]),
         ("rescan", ["+ifcvf", f"+{MAIN} of pci/0000:01:00.0"]),
+        ("unplug-parent", ["+ifcvf", f"+{MAIN} of pci/0000:01:00.0"]),
     ],
 )
 def test_a_device_that_was_removed_is_made_again_and_its_neighbour_left_alone(
@@ -277,7 +279,11 @@ def test_a_device_that_was_removed_is_made_again_and_its_neighbour_left_alone(
     devices, _, _ = bring_up(lab)
     below.seen.clear()
     lab.host.answers = {"*rescan": ""}
+    lab.function = lambda name: QemuDevice({"driver": "vfio-user-pci", "id": name})
+    plugged: list[str] = []
+    lab.l1 = SimpleNamespace(plug=lambda device: plugged.append(device.id))
     again = module.make_again(lab, devices, how)
+    assert plugged == (["vf1"] if how == "unplug-parent" else [])
     assert (below.seen, again.main.name, again.second) == (made, MAIN, devices.second)
     assert [command for command in lab.host.commands if "rescan" in command] == (
         ["sh -c 'cat > \"$0\"' /sys/bus/pci/rescan"] if how == "rescan" else []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lab.checks.isolation import PAGE
+from lab import proc
+from lab.checks.isolation import PAGE, frames
 from lab.config.site import NestedSite
 from lab.model import Check, Completed, DeviceClass, Level, Verdict
 from lab.topology import isolation
@@ -19,16 +23,19 @@ PAGEMAP = struct.pack(f"<{PAGES}Q", *(1 << 63 | 0x1000 + number for number in ra
 OWN = {"iova": 0, "size": RAM, "offset": 0x1000 * PAGE, "writable": True}
 
 
-def judged(windows: list[dict[str, Any]], beyond: str) -> Check:
+def judged(windows: list[dict[str, Any]], beyond: str, own: bytes = b"") -> Check:
     def human(line: str) -> str:
         return "Host virtual address for 0x0 (ram) is 0x7f3a40000000" if line == "gpa2hva 0x0" else beyond
 
+    def run(argv: Sequence[str], **_options: Any) -> Completed:
+        return Completed(tuple(argv), 0, own if "maps" in argv[2] else PAGEMAP, b"", 0.0)
+
     lab: Any = SimpleNamespace(
         device_model=SimpleNamespace(ask=lambda _op, **_fields: windows),
-        host=SimpleNamespace(run=lambda argv: Completed(tuple(argv), 0, PAGEMAP, b"", 0.0)),
+        host=SimpleNamespace(run=run),
         plan=SimpleNamespace(
             site=NestedSite(kind="nested", summary="here"),
-            shadows=False,
+            shadows=bool(own),
             l2=SimpleNamespace(memory_mb=RAM >> 20),
             function_of=lambda _name: "vf1",
         ),
@@ -56,3 +63,19 @@ def test_a_window_where_the_guest_has_no_memory_is_foreign(window: int) -> None:
 def test_a_monitor_that_does_not_answer_proves_nothing() -> None:
     beyond = {"iova": RAM, "size": PAGE, "offset": 0, "writable": True}
     assert judged([OWN, beyond], "unknown command: 'gpa2hva'").verdict is Verdict.ERROR
+
+
+def test_what_a_qemu_can_write_to_is_read_area_by_area() -> None:
+    areas = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    done = proc.run(["sh", "-ec", isolation._WRITABLE, "sh", str(os.getpid())])
+    sizes = [int(end, 16) - int(begin, 16) for begin, end in (a[0].split("-") for a in areas if a[1].startswith("rw"))]
+    # Between the looks the interpreter may have taken or given back some memory.
+    assert abs(len(done.stdout) // 8 - sum(sizes) // PAGE) < 0.2 * sum(sizes) // PAGE
+    assert any(frame is not None for frame in frames(done.stdout))
+
+
+@pytest.mark.parametrize(("own", "verdict"), [(0x1000 + PAGES, Verdict.PASS), (0x9999, Verdict.FAIL)])
+def test_shadow_rings_are_its_qemus(own: int, verdict: Verdict) -> None:
+    rings = {"iova": 0x7F0000000000, "size": PAGE, "offset": (0x1000 + PAGES) * PAGE, "writable": True}
+    check = judged([{**OWN, "iova": 0x10000}, rings], "", own=struct.pack("<Q", 1 << 63 | own))
+    assert check.verdict is verdict

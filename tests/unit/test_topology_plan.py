@@ -75,6 +75,7 @@ def test_every_scenario_can_be_planned(name: str) -> None:
         ({**NET, "device": IFC, "action": {"kind": "neighbours"}}, ["neighbours needs four VFs"]),
         ({**MIGRATE, "device": IFC}, ["migrate needs three VFs"]),
         ({**MIGRATE, "action": {"kind": "migrate", "shadow_vq": True}}, ["shadow_vq is for ifcvf"]),
+        ({**MIGRATE, "action": {"kind": "migrate", "destination": "vdpa_sim"}}, ["destination is for ifcvf"]),
         ({**NET, "device": IFC, "attach": HOST, "action": FAULT}, ["fault acts on a guest's device"]),
         ({**BLK, "device": IFC, "action": FAULT}, ["fault is written for network devices"]),
         (
@@ -261,3 +262,23 @@ def test_which_vf_is_under_which_device() -> None:
     assert [several.function_of(name) for name in (names.main, names.third, names.fourth, names.second)] == [
         "vf1", "vf2", "vf3", "vf4",
     ]  # fmt: skip
+
+
+def test_a_guest_that_leaves_its_card_for_the_simulator() -> None:
+    made = planned({**MIGRATE, "device": IFC, "action": {"kind": "migrate", "destination": "vdpa_sim"}})
+    names = made.vdpa
+    assert (made.functions, made.guests) == (2, ("l2", "l2dst"))
+    assert [made.function_of(name) for name in (names.main, names.third)] == ["vf1", "vf2"]
+    assert [made.provider_of(name) for name in (names.main, names.second, names.third)] == [
+        "ifcvf",
+        "vdpa_sim",
+        "ifcvf",
+    ]
+    first, second = made.device_model()
+    assert first["mac"] != second["mac"], "the second is the peer"
+
+
+@pytest.mark.parametrize("msix", ["qemu", "device"])
+def test_who_has_the_table_of_interrupts(msix: str) -> None:
+    vfs = planned({**NET, "device": {**IFC, "msix": msix}}).device_model()
+    assert [vf.get("msix", "qemu") for vf in vfs] == [msix, msix]
