@@ -119,7 +119,8 @@ def test_another_qemu(cli: Cli, artifacts: dict[str, Any], tmp_path: Path) -> No
     files = cache_root() / "artifacts/entries/host-image" / artifacts["host_image"] / "files/qemu"
     assert files.is_dir()
     plain = passed(cli, IN_L1)
-    own = tmp_path / "my-qemu"
+    own = tmp_path / "mine" / "qemu-system-x86_64"
+    own.parent.mkdir()
     words = (plain.folder / "machines/l1/argv.txt").read_text().partition(" -name ")[0]
     own.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     own.chmod(0o755)
