@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def known(finding: Finding, sample: str, release: str) -> tuple[str, ...]:
 def test_files_are_named_like_what_they_hold() -> None:
     assert [path.stem for path in sorted((CONFIGS / "findings").iterdir())] == [finding.id for finding in FINDINGS]
     assert {name for finding in FINDINGS for name in finding.scenarios} <= set(names("scenarios"))
+
+
+def test_each_has_its_section_on_the_page_of_findings_in_order() -> None:
+    page = (CONFIGS.parent / "docs" / "findings.md").read_text()
+    assert re.findall(r"^## (F\d+): ", page, re.MULTILINE) == [finding.id for finding in FINDINGS]
+    assert not re.search(r"^(<{7}|>{7}) ", page, re.MULTILINE), "a merge was left unfinished"
 
 
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.id)
