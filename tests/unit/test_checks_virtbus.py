@@ -13,6 +13,7 @@ from lab.checks.virtbus import modules, pm
 from lab.checks.virtbus.api import _QUIET
 from lab.checks.virtbus.bench import _PRELUDE, Bench, Event, events, stage, unload_all
 from lab.checks.virtbus.errors import _CAN_FAIL
+from lab.checks.virtbus.lifetime import _KMEMLEAK
 from lab.checks.virtbus.modules import Loaded
 from lab.checks.virtbus.procedures import PROCEDURES
 from lab.checks.virtbus.races import _TOGETHER
@@ -100,7 +101,8 @@ CASES = [
     ("R10/scale", MANY, "grown_kb=40", "grown_kb=900"),
     ("R10/scale", MANY, "grown_kb=40", ""),
     ("R10/unload", "gone=virtual_bus", "gone=virtual_bus", ""),
-    ("R10/kmemleak", "", "", "leak=unreferenced object 0xffff (size 32):"),
+    ("R10/kmemleak", "scanned=yes", "scanned=yes", "scanned=yes\nleak=unreferenced object 0xffff (size 32):"),
+    ("R10/kmemleak", "scanned=yes", "scanned=yes", ""),
     ("R16/twin", "dev=a.0\ntwin=b.0\nlog=0 5 a.0 probe 1\nlog=1 6 b.0 probe 3", "probe 3", "probe 1"),
     ("R16/twin", "dev=a.0\ntwin=b.0\nlog=0 5 a.0 probe 1\nlog=1 6 b.0 probe 3", "log=1 6 b.0 probe 3", ""),
     ("R18/freeze", CYCLE, "froze=yes", ""),
@@ -168,7 +170,15 @@ def test_what_is_refused_in_a_race_was_not_done(tmp_path: Path) -> None:
     assert counts["refused"] == "0"
 
 
-@pytest.mark.parametrize("name", sorted(PROCEDURES.keys() - {"R10/kmemleak", "U02/quiet"}))
+@pytest.mark.parametrize(("answers", "said"), [("return 0", "scanned=yes"), ("return 1", "")])
+def test_a_kernel_that_does_not_scan_has_not_been_found_free_of_leaks(tmp_path: Path, answers: str, said: str) -> None:
+    script = _KMEMLEAK[_KMEMLEAK.index("if found=") :]
+    assert proc.run(["sh", "-ec", f"find_leaks() {{ {answers}; }}\n{script}"]).text == said
+    seen = PROCEDURES["R10/kmemleak"](bench(tmp_path, said))
+    assert (seen.good, seen.proven) == (bool(said), bool(said))
+
+
+@pytest.mark.parametrize("name", sorted(PROCEDURES.keys() - {"U02/quiet"}))
 def test_no_answer_is_not_good(tmp_path: Path, name: str) -> None:
     assert not PROCEDURES[name](bench(tmp_path, "")).good
 
