@@ -61,7 +61,7 @@ log=[    9.123457] vbt: 78 0000:05:00.0 remove
 gone=yes
 """
 RACE = "create=9\ndestroy=9\nunbind=20\nbind=21\nbalance=0\nbound=0\n"
-SYSFS = RACE + "announce=5\noverride=6\nread=7\nscan=8"
+SYSFS = RACE + "announce=5\noverride=6\nread-uevent=7\nread-modalias=7\nread-driver_override=7\nread-power=9\nscan=8"
 COMING = "driver-goes=3\ndriver-comes=4\n"
 MANY = "made=2000\nunique=2000\ncounts=2000 2000\ngrown_kb=40\n"
 
@@ -131,12 +131,15 @@ CASES = [
     ("R27/race", RACE, "\nbind=21", ""),
     ("R27/race", RACE, "bound=0", "bound=1"),
     ("R27/sysfs", SYSFS, "scan=8", ""),
-    ("R27/sysfs", SYSFS, "override=6", "override=0"),
+    ("R27/sysfs", SYSFS, "\noverride=6", "\noverride=0"),
+    ("R27/sysfs", SYSFS, "\noverride=6", ""),
+    ("R27/sysfs", SYSFS, "read-uevent=7", ""),
+    ("R27/sysfs", SYSFS, "read-modalias=7", ""),
     ("U01/freeze", "froze=yes\ndevices=2", "froze=yes", ""),
     ("U02/quiet", "", "", "Driver 'x' needs updating - please use bus_type methods"),
     ("U03/release", "created=10\nreleased=10", "released=10", "released=9"),
-    ("U10/create", RACE + COMING + "take=2", "balance=0", "balance=1"),
-    ("U10/create", RACE + COMING + "take=2", "take=2", "take=0"),
+    ("U10/create", RACE + COMING + "take=3", "balance=0", "balance=1"),
+    ("U10/create", RACE + COMING + "take=3", "take=3", "take=2"),
     ("U10/race", RACE + COMING + "creator-goes=3\ncreator-comes=3", "driver-comes=4", "driver-comes=0"),
     ("U10/rmmod", "waited_ms=1510\nleft=0", "waited_ms=1510", "waited_ms=20"),
     ("U10/rmmod", "waited_ms=1510\nleft=0", "left=0", "left=1"),
@@ -157,14 +160,47 @@ def test_procedure(tmp_path: Path, name: str, good: str, part: str, instead: str
     assert seen.expected
 
 
-def test_a_bus_whose_devices_cannot_be_forced_is_judged_without(tmp_path: Path) -> None:
-    assert PROCEDURES["R27/sysfs"](bench(tmp_path, SYSFS.replace("override=6\n", ""))).good
+def test_only_a_bus_that_is_not_known_to_have_them_is_judged_without_an_attribute(tmp_path: Path) -> None:
+    answer = SYSFS.replace("override=6\n", "").replace("read-modalias=7\n", "")
+    control = Bench(FakeHost({"*": answer}, tmp_path), "auxiliary")
+    assert PROCEDURES["R27/sysfs"](control).good
+    seen = PROCEDURES["R27/sysfs"](bench(tmp_path / "virtbus", answer))
+    assert (seen.good, seen.proven) == (False, False)
+    assert "for want of override, read-modalias: " in seen.seen
+
+
+def test_what_was_hardly_done_is_no_race_and_no_fault(tmp_path: Path) -> None:
+    seen = PROCEDURES["R27/race"](bench(tmp_path, RACE.replace("unbind=20", "unbind=2")))
+    assert (seen.good, seen.proven) == (False, False)
+    assert seen.seen.startswith("hardly a race, for want of unbind: create 9")
+    lost = RACE.replace("unbind=20", "unbind=2").replace("balance=0", "balance=1")
+    assert PROCEDURES["R27/race"](bench(tmp_path / "lost", lost)).proven
+
+
+def test_a_race_goes_on_until_all_was_done_often_enough(tmp_path: Path) -> None:
+    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + "slow() { sleep 0.1; did it true; }\n"
+    done = proc.run(["sh", "-ec", f"{script}together slow", "sh", str(tmp_path), "", "300", "0", "5", "it"])
+    assert done.text.removeprefix("it=") in ("5", "6", "7")
+    assert done.stderr == b""
+
+
+def test_every_file_of_a_device_is_read(tmp_path: Path) -> None:
+    node = tmp_path / "bus" / "devices" / "a.0"
+    (node / "power").mkdir(parents=True)
+    for name in ("uevent", "modalias"):
+        (node / name).write_text("x\n")
+    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + f"BUS={tmp_path}/bus\n"
+    wanted = "read-uevent read-modalias read-power"
+    done = proc.run(["sh", "-ec", f"{script}together reads", "sh", str(tmp_path), "", "6", "0", "2", wanted])
+    counts = dict(line.split("=") for line in done.text.splitlines())
+    assert int(counts["read-uevent"]) >= 2 <= int(counts["read-modalias"])
+    assert counts["read-power"] == "0"
 
 
 def test_what_is_refused_in_a_race_was_not_done(tmp_path: Path) -> None:
     jobs = 'works() { did kept write x "$KO/file"; }\nfails() { did refused write x "$KO/none/file"; }\n'
     script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + jobs + "together works fails\n"
-    done = proc.run(["sh", "-ec", script, "sh", str(tmp_path), "", "6", "0", "kept refused"])
+    done = proc.run(["sh", "-ec", script, "sh", str(tmp_path), "", "6", "0", "3", "kept refused"])
     counts = dict(line.split("=") for line in done.text.splitlines())
     assert int(counts["kept"]) > 0
     assert counts["refused"] == "0"
