@@ -329,6 +329,15 @@ rmmod() {{
     assert done.stderr.decode() == ("vbt_dev_x did not go in 1 s\n" if status else "")
 
 
+def test_a_module_that_stays_leaves_no_other_on_its_way(tmp_path: Path) -> None:
+    """Who unloads next would meet its rmmod."""
+    script = f"""
+leave() {{ [ "$1" = vbt_dev_x ] && return 1; sleep 0.3; touch "{tmp_path}/$1"; }}
+( unload dev drv ) || ls "{tmp_path}"
+"""
+    assert proc.run(["sh", "-ec", _PRELUDE + script, "sh", "", "x", "20"]).text == "vbt_drv_x"
+
+
 @pytest.mark.parametrize(("rmmod", "said"), [("sleep 0.3; rmdir", "loaded"), ("false", "stays=vbt_test_x")])
 def test_tests_that_cannot_be_loaded_again_say_nothing(tmp_path: Path, rmmod: str, said: str) -> None:
     """Nothing of the bus; those that are only on their way out are waited for."""

@@ -45,7 +45,9 @@ unload() {
         { leave "vbt_${module}_$N" 150 || { echo "vbt_${module}_$N did not go in $((TRIES / 20)) s" >&2; exit 70; }; } &
         going="$going $!"
     done
-    for pid in $going; do wait "$pid" || exit 70; done
+    stays=
+    for pid in $going; do wait "$pid" || stays=yes; done
+    [ -z "$stays" ] || exit 70
 }
 tries=0
 again() {
