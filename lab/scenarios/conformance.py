@@ -194,7 +194,7 @@ class Conformance:
             return _failed(name, f"the kernel: {splat.title}\n{seen.seen}", "no splat meanwhile", lines)
         if seen.proven and not seen.good:
             return _failed(name, seen.seen, seen.expected, lines)
-        return seen.check(name, machine="l1")
+        return seen.check(name, "l1")
 
     def _reboot(self, wanted: Sequence[tuple[Bench, Probe]]) -> None:
         """Reboot with devices of every adapter in place; QEMU ends instead, with all that was said on the console."""

@@ -103,11 +103,11 @@ class Seen:
         """Nothing was seen of what was to be judged; ``seen`` says why."""
         return cls(False, seen, expected, proven=False)
 
-    def check(self, name: str, *, machine: str | None = None, level: Level = Level.L1_KERNEL) -> Check:
-        """As a check of this name; what is not good is the fault of ``level``."""
+    def check(self, name: str, machine: str | None = None) -> Check:
+        """As a check of this name; what is not good is the bus's fault."""
         if not self.proven:
             return Check.unproven(name, self.seen, self.expected, machine=machine)
-        return Check.judged(name, self.good, self.seen, self.expected, level=level, machine=machine)
+        return Check.judged(name, self.good, self.seen, self.expected, level=Level.L1_KERNEL, machine=machine)
 
 
 @dataclass(frozen=True)
