@@ -1200,7 +1200,8 @@ static void vbt_run_in_thread(struct vbt_test *t)
 	while (!wait_for_completion_timeout(&t->done, HZ / 10)) {
 		if (READ_ONCE(task->exit_state) && !completion_done(&t->done)) {
 			vbt_fail(t, "the test's thread died");
-			snprintf(vbt_died, sizeof(vbt_died), "it does not end, after %s died", t->id);
+			snprintf(vbt_died, sizeof(vbt_died), "it does not end, after %s died",
+				 t->id);
 			break;
 		}
 		if (time_after(jiffies, end)) {
