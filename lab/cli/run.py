@@ -273,8 +273,8 @@ def _print_virtbus(results: Sequence[RunResult]) -> None:
 
     if rows := requirements.requirement_rows(results):
         click.echo(f"\n{plain(requirements.REQUIREMENT_COLUMNS, rows)}")
-    if rows := requirements.mutant_rows(results):
-        click.echo(f"\n{plain(requirements.MUTANT_COLUMNS, rows)}")
+    if mutants := requirements.mutant_rows(results):
+        click.echo(f"\n{plain(requirements.MUTANT_COLUMNS, [row.cells for row in mutants])}")
 
 
 def print_table(results: Sequence[RunResult]) -> None:

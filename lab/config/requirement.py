@@ -51,6 +51,9 @@ class Requirement(Strict):
     title: Annotated[str, Field(min_length=10, max_length=110)]
     text: Annotated[str, Field(min_length=30)]
     source: Annotated[str, Field(min_length=5, description="who said it when, on the list; or where the flaw was seen")]
+    found: Literal["asked", "read"] = Field(
+        "asked", description="whether somebody asked for it, or reading the patch that was proposed showed the flaw"
+    )
     checks: Annotated[list[Probe], Field(min_length=1)]
 
     @property

@@ -20,6 +20,7 @@ _ABOUT = re.compile(r"^([RU]\d{2})(?=[ ./]|$)")
 _NAMED = re.compile(r"^(?:\w+: )?[RU]\d{2}[^ ]*")
 _CAUGHT = re.compile(r"caught by (?P<by>.+? \([\w ]+\)): (?P<evidence>.*)", re.DOTALL)
 _WORST_FIRST = (Verdict.FAIL, Verdict.ERROR, Verdict.PASS, Verdict.SKIP)
+_FOUND = {"asked": "Asked for by:", "read": "Seen when reading"}
 _SHOWN = 70
 
 
@@ -93,12 +94,21 @@ def _row(judged: Judged) -> tuple[str, ...]:
     )
 
 
-def mutant_rows(results: Iterable[RunResult]) -> list[tuple[str, ...]]:
+@dataclass(frozen=True)
+class MutantRow:
+    """What a run says of its mutant, by MUTANT_COLUMNS, and the run's verdict: PASS when it was caught."""
+
+    cells: tuple[str, ...]
+    verdict: Verdict
+
+
+def mutant_rows(results: Iterable[RunResult]) -> list[MutantRow]:
     """One row per mutant that was run."""
-    return [_mutant_row(result) for result in results if result.scenario.startswith(PREFIX)]
+    mutants = [result for result in results if result.scenario.startswith(PREFIX)]
+    return [MutantRow(_mutant_cells(result), result.verdict) for result in mutants]
 
 
-def _mutant_row(result: RunResult) -> tuple[str, ...]:
+def _mutant_cells(result: RunResult) -> tuple[str, ...]:
     name = result.scenario.removeprefix(PREFIX)
     check = kernel = "?"
     with contextlib.suppress(InputError):  # a job of another checkout
@@ -133,7 +143,7 @@ def _paragraph(item: Requirement) -> str:
 
 
 def _who(item: Requirement) -> str:
-    return f"{'Seen when' if item.source.startswith('reading') else 'Asked for by:'} {item.source}."
+    return f"{_FOUND[item.found]} {item.source}."
 
 
 def _checks(item: Requirement) -> str:

@@ -192,9 +192,9 @@ class Conformance:
     def _judge(self, name: str, seen: Seen, lines: Sequence[Line]) -> Check:
         if splat := ktap.splat_in(lines, self.scenario.expect):
             return _failed(name, f"the kernel: {splat.title}\n{seen.seen}", "no splat meanwhile", lines)
-        if not seen.good:
+        if seen.proven and not seen.good:
             return _failed(name, seen.seen, seen.expected, lines)
-        return Check(name, Verdict.PASS, seen.seen, seen.expected, machine="l1")
+        return seen.check(name, "l1")
 
     def _reboot(self, wanted: Sequence[tuple[Bench, Probe]]) -> None:
         """Reboot with devices of every adapter in place; QEMU ends instead, with all that was said on the console."""
@@ -317,7 +317,7 @@ def build_tools(scenario: VirtbusScenario) -> frozenset[str]:
 def _of_build(name: str, seen: Seen | str) -> Check:
     if isinstance(seen, str):
         return Check(name, Verdict.SKIP, seen, "something to look at")
-    return Check.judged(name, seen.good, seen.seen, seen.expected, level=Level.L1_KERNEL)
+    return seen.check(name)
 
 
 def conformance(lab: Lab, files: Sequence[Path], checks: list[Check]) -> None:

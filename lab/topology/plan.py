@@ -44,6 +44,10 @@ _QEMU_MB = 300
 # What the lab itself needs when its machines are elsewhere, and what compiling a bus takes here, in MiB.
 _LAB_MB = 64
 _COMPILE_MB = 1500
+# make -j, of a few files.
+_COMPILE_CORES = 2
+# What L1 does for these topics is one shell, and a kernel that mostly waits: late releases, held references, timers.
+_ONE_SHELL = frozenset(["api", "naming", "lifetime", "pm", "errors"])
 
 # Seconds that scenarios take on the reference machine with everything cached, for "longest first".
 _BASE_S = {AttachMode.VHOST_VDPA: 45.0, AttachMode.VIRTIO_VDPA: 15.0}
@@ -183,11 +187,10 @@ class Plan:
 
     @property
     def cores(self) -> int:
-        """Processors of this machine that the run keeps busy.
-
-        L1 of the virtbus suite is mostly one shell, and a kernel that waits: late releases, held references, timers.
-        """
-        if isinstance(self.scenario, VirtbusScenario):
+        """Processors of this machine that the run keeps busy."""
+        if not self.needs_host:
+            return _COMPILE_CORES
+        if isinstance(self.scenario, VirtbusScenario) and _topics(self.scenario) <= _ONE_SHELL:
             return 1
         return self.site.l1.cpus if isinstance(self.site, NestedSite) else 1
 
@@ -315,7 +318,12 @@ def guests(scenario: Scenario) -> tuple[str, ...]:
 def _needs_host(scenario: Scenario) -> bool:
     if not isinstance(scenario, VirtbusScenario):
         return True
-    return any(probe.topic != "build" for _, probe in select(scenario))
+    return bool(_topics(scenario) - {"build"})
+
+
+def _topics(scenario: VirtbusScenario) -> set[str]:
+    """What its checks are about: its topics, or fewer where ``only`` names some checks."""
+    return {probe.topic for _, probe in select(scenario)}
 
 
 def contradictions(scenario: Scenario, request: RunRequest) -> list[str]:

@@ -13,6 +13,7 @@ from lab.checks.virtbus import modules, pm
 from lab.checks.virtbus.api import _QUIET
 from lab.checks.virtbus.bench import _PRELUDE, Bench, Event, events, stage, unload_all
 from lab.checks.virtbus.errors import _CAN_FAIL
+from lab.checks.virtbus.lifetime import _KMEMLEAK
 from lab.checks.virtbus.modules import Loaded
 from lab.checks.virtbus.procedures import PROCEDURES
 from lab.checks.virtbus.races import _TOGETHER
@@ -60,7 +61,7 @@ log=[    9.123457] vbt: 78 0000:05:00.0 remove
 gone=yes
 """
 RACE = "create=9\ndestroy=9\nunbind=20\nbind=21\nbalance=0\nbound=0\n"
-SYSFS = RACE + "announce=5\noverride=6\nread=7\nscan=8"
+SYSFS = RACE + "announce=5\noverride=6\nread-uevent=7\nread-modalias=7\nread-driver_override=7\nread-power=9\nscan=8"
 COMING = "driver-goes=3\ndriver-comes=4\n"
 MANY = "made=2000\nunique=2000\ncounts=2000 2000\ngrown_kb=40\n"
 
@@ -100,7 +101,8 @@ CASES = [
     ("R10/scale", MANY, "grown_kb=40", "grown_kb=900"),
     ("R10/scale", MANY, "grown_kb=40", ""),
     ("R10/unload", "gone=virtual_bus", "gone=virtual_bus", ""),
-    ("R10/kmemleak", "", "", "leak=unreferenced object 0xffff (size 32):"),
+    ("R10/kmemleak", "scanned=yes", "scanned=yes", "scanned=yes\nleak=unreferenced object 0xffff (size 32):"),
+    ("R10/kmemleak", "scanned=yes", "scanned=yes", ""),
     ("R16/twin", "dev=a.0\ntwin=b.0\nlog=0 5 a.0 probe 1\nlog=1 6 b.0 probe 3", "probe 3", "probe 1"),
     ("R16/twin", "dev=a.0\ntwin=b.0\nlog=0 5 a.0 probe 1\nlog=1 6 b.0 probe 3", "log=1 6 b.0 probe 3", ""),
     ("R18/freeze", CYCLE, "froze=yes", ""),
@@ -129,12 +131,16 @@ CASES = [
     ("R27/race", RACE, "\nbind=21", ""),
     ("R27/race", RACE, "bound=0", "bound=1"),
     ("R27/sysfs", SYSFS, "scan=8", ""),
-    ("R27/sysfs", SYSFS, "override=6", "override=0"),
+    ("R27/sysfs", SYSFS, "\noverride=6", "\noverride=0"),
+    ("R27/sysfs", SYSFS, "\noverride=6", ""),
+    ("R27/sysfs", SYSFS, "read-uevent=7", ""),
+    ("R27/sysfs", SYSFS, "read-modalias=7", ""),
     ("U01/freeze", "froze=yes\ndevices=2", "froze=yes", ""),
-    ("U02/quiet", "", "", "Driver 'x' needs updating - please use bus_type methods"),
+    ("U02/quiet", "heard=yes", "heard=yes", ""),
+    ("U02/quiet", "heard=yes", "heard=yes", "heard=yes\nsaid=Driver 'x' needs updating - please use bus_type methods"),
     ("U03/release", "created=10\nreleased=10", "released=10", "released=9"),
-    ("U10/create", RACE + COMING + "take=2", "balance=0", "balance=1"),
-    ("U10/create", RACE + COMING + "take=2", "take=2", "take=0"),
+    ("U10/create", RACE + COMING + "take=3", "balance=0", "balance=1"),
+    ("U10/create", RACE + COMING + "take=3", "take=3", "take=2"),
     ("U10/race", RACE + COMING + "creator-goes=3\ncreator-comes=3", "driver-comes=4", "driver-comes=0"),
     ("U10/rmmod", "waited_ms=1510\nleft=0", "waited_ms=1510", "waited_ms=20"),
     ("U10/rmmod", "waited_ms=1510\nleft=0", "left=0", "left=1"),
@@ -155,20 +161,61 @@ def test_procedure(tmp_path: Path, name: str, good: str, part: str, instead: str
     assert seen.expected
 
 
-def test_a_bus_whose_devices_cannot_be_forced_is_judged_without(tmp_path: Path) -> None:
-    assert PROCEDURES["R27/sysfs"](bench(tmp_path, SYSFS.replace("override=6\n", ""))).good
+def test_only_a_bus_that_is_not_known_to_have_them_is_judged_without_an_attribute(tmp_path: Path) -> None:
+    answer = SYSFS.replace("override=6\n", "").replace("read-modalias=7\n", "")
+    control = Bench(FakeHost({"*": answer}, tmp_path), "auxiliary")
+    assert PROCEDURES["R27/sysfs"](control).good
+    seen = PROCEDURES["R27/sysfs"](bench(tmp_path / "virtbus", answer))
+    assert (seen.good, seen.proven) == (False, False)
+    assert "for want of override, read-modalias: " in seen.seen
+
+
+def test_what_was_hardly_done_is_no_race_and_no_fault(tmp_path: Path) -> None:
+    seen = PROCEDURES["R27/race"](bench(tmp_path, RACE.replace("unbind=20", "unbind=2")))
+    assert (seen.good, seen.proven) == (False, False)
+    assert seen.seen.startswith("hardly a race, for want of unbind: create 9")
+    lost = RACE.replace("unbind=20", "unbind=2").replace("balance=0", "balance=1")
+    assert PROCEDURES["R27/race"](bench(tmp_path / "lost", lost)).proven
+
+
+def test_a_race_goes_on_until_all_was_done_often_enough(tmp_path: Path) -> None:
+    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + "slow() { sleep 0.1; did it true; }\n"
+    done = proc.run(["sh", "-ec", f"{script}together slow", "sh", str(tmp_path), "", "300", "0", "5", "it"])
+    assert done.text.removeprefix("it=") in ("5", "6", "7")
+    assert done.stderr == b""
+
+
+def test_every_file_of_a_device_is_read(tmp_path: Path) -> None:
+    node = tmp_path / "bus" / "devices" / "a.0"
+    (node / "power").mkdir(parents=True)
+    for name in ("uevent", "modalias"):
+        (node / name).write_text("x\n")
+    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + f"BUS={tmp_path}/bus\n"
+    wanted = "read-uevent read-modalias read-power"
+    done = proc.run(["sh", "-ec", f"{script}together reads", "sh", str(tmp_path), "", "6", "0", "2", wanted])
+    counts = dict(line.split("=") for line in done.text.splitlines())
+    assert int(counts["read-uevent"]) >= 2 <= int(counts["read-modalias"])
+    assert counts["read-power"] == "0"
 
 
 def test_what_is_refused_in_a_race_was_not_done(tmp_path: Path) -> None:
     jobs = 'works() { did kept write x "$KO/file"; }\nfails() { did refused write x "$KO/none/file"; }\n'
     script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + jobs + "together works fails\n"
-    done = proc.run(["sh", "-ec", script, "sh", str(tmp_path), "", "6", "0", "kept refused"])
+    done = proc.run(["sh", "-ec", script, "sh", str(tmp_path), "", "6", "0", "3", "kept refused"])
     counts = dict(line.split("=") for line in done.text.splitlines())
     assert int(counts["kept"]) > 0
     assert counts["refused"] == "0"
 
 
-@pytest.mark.parametrize("name", sorted(PROCEDURES.keys() - {"R10/kmemleak", "U02/quiet"}))
+@pytest.mark.parametrize(("answers", "said"), [("return 0", "scanned=yes"), ("return 1", "")])
+def test_a_kernel_that_does_not_scan_has_not_been_found_free_of_leaks(tmp_path: Path, answers: str, said: str) -> None:
+    script = _KMEMLEAK[_KMEMLEAK.index("if found=") :]
+    assert proc.run(["sh", "-ec", f"find_leaks() {{ {answers}; }}\n{script}"]).text == said
+    seen = PROCEDURES["R10/kmemleak"](bench(tmp_path, said))
+    assert (seen.good, seen.proven) == (bool(said), bool(said))
+
+
+@pytest.mark.parametrize("name", sorted(PROCEDURES))
 def test_no_answer_is_not_good(tmp_path: Path, name: str) -> None:
     assert not PROCEDURES[name](bench(tmp_path, "")).good
 
@@ -283,20 +330,37 @@ rmmod() {{
     assert done.stderr.decode() == ("vbt_dev_x did not go in 1 s\n" if status else "")
 
 
-def test_tests_that_cannot_be_loaded_again_say_nothing(tmp_path: Path) -> None:
-    """The status is that of a program that cannot be started: an ERROR, and no accusation."""
+def test_a_module_that_stays_leaves_no_other_on_its_way(tmp_path: Path) -> None:
+    """Who unloads next would meet its rmmod."""
+    script = f"""
+leave() {{ [ "$1" = vbt_dev_x ] && return 1; sleep 0.3; touch "{tmp_path}/$1"; }}
+( unload dev drv ) || ls "{tmp_path}"
+"""
+    assert proc.run(["sh", "-ec", _PRELUDE + script, "sh", "", "x", "20"]).text == "vbt_drv_x"
+
+
+@pytest.mark.parametrize(("rmmod", "said"), [("sleep 0.3; rmdir", "loaded"), ("false", "stays=vbt_test_x")])
+def test_tests_that_cannot_be_loaded_again_say_nothing(tmp_path: Path, rmmod: str, said: str) -> None:
+    """Nothing of the bus; those that are only on their way out are waited for."""
     (tmp_path / "vbt_test_x").mkdir()
-    script = (_PRELUDE + _CAN_FAIL).replace("/sys/module", str(tmp_path))
-    done = proc.run(["sh", "-ec", script, "sh", "", "x", "3"], check=False)
-    assert (done.returncode, done.stdout) == (126, b"")
-    assert "a test that failed has left it" in done.stderr.decode()
+    commands = f'rmmod() {{ {rmmod} "{tmp_path}/$1"; }}\ninsmod() {{ echo loaded; exit 0; }}\n'
+    script = (_PRELUDE + commands + _CAN_FAIL).replace("/sys/module", str(tmp_path)).replace("/dev/kmsg", "/dev/null")
+    assert proc.run(["sh", "-ec", script, "sh", "", "x", "20"]).text == said
+
+
+def test_a_suite_whose_tests_have_left_their_module_is_unproven(tmp_path: Path) -> None:
+    seen = PROCEDURES["R26/can-fail"](bench(tmp_path, "stays=vbt_test_virtbus"))
+    assert (seen.good, seen.proven) == (False, False)
+    assert "a test that failed has left it" in seen.seen
 
 
 def test_only_what_the_kernel_said_meanwhile_counts_as_a_complaint(tmp_path: Path) -> None:
     complaint = "vbt: driver needs updating - please use bus_type methods"
     log = f"old: {complaint}\nvbt: quiet auxiliary\nold: {complaint}\nvbt: quiet virtbus\nnew: {complaint}\n"
     (tmp_path / "log").write_text(log)
-    tail = _QUIET[_QUIET.index("dmesg") :]
+    tail = _QUIET[_QUIET.index("since=") :]
     script = 'N=virtbus LOG=$1\ndmesg() { cat "$LOG"; }\n' + tail
-    assert proc.run(["sh", "-ec", script, "sh", str(tmp_path / "log")]).text == f"new: {complaint}"
+    assert proc.run(["sh", "-ec", script, "sh", str(tmp_path / "log")]).text == f"heard=yes\nsaid=new: {complaint}"
+    (tmp_path / "log").write_text(f"new: {complaint}\n")
+    assert not proc.run(["sh", "-ec", script, "sh", str(tmp_path / "log")]).text
     assert "load dev drv" in _QUIET

@@ -11,7 +11,7 @@ from lab.checks.virtbus import build
 from lab.checks.virtbus.bench import Seen
 from lab.checks.virtbus.build import BUILDS
 from lab.config.scenario import VirtbusScenario
-from lab.model import Verdict
+from lab.model import Level, Verdict
 from lab.scenarios.conformance import build_checks, unread
 
 SOURCE = """\
@@ -151,9 +151,9 @@ def test_a_sparse_that_did_not_run_has_nothing_to_say_and_is_no_pass(folder: Pat
     (folder / "sparse.txt").write_text(f"status 0\n{OLD}")
     assert BUILDS["U14/sparse"](folder) == "the installed sparse is too old for this kernel"
     (folder / "sparse.txt").write_text("status 0\n  CC [M]  drivers/bus/virtual_bus.o\n")
-    seen = BUILDS["U14/sparse"](folder)
-    assert isinstance(seen, Seen)
-    assert (seen.good, seen.seen) == (False, "sparse looked at no file")
+    scenario = VirtbusScenario(kind="virtbus", summary="an example of it", topics=["build"], only=["U14/sparse"])
+    [check] = [check for check in build_checks(scenario, folder) if check.name == "U14/sparse"]
+    assert (check.verdict, check.level, check.seen) == (Verdict.ERROR, Level.LAB, "sparse looked at no file")
 
 
 def test_what_was_not_compiled_is_not_proved(folder: Path) -> None:

@@ -28,3 +28,14 @@ def test_a_fresh_leak_is_found_by_the_second_scan(tmp_path: Path) -> None:
 def test_a_kernel_without_it_is_told_apart(tmp_path: Path) -> None:
     script = FIND_LEAKS.replace("/sys/kernel/debug", str(tmp_path))
     assert proc.run(["sh", "-ec", f"{script}find_leaks"], check=False).returncode == 1
+
+
+def test_one_that_has_given_up_is_told_apart_also_by_if(tmp_path: Path) -> None:
+    """It refuses each scan with EPERM."""
+    (tmp_path / "uptime").write_text("41.99 70.11\n")
+    (tmp_path / "kmemleak").touch()
+    script = FIND_LEAKS.replace("/proc", "$DIR").replace("/sys/kernel/debug", "$DIR")
+    refuses = 'echo() { [ "$1" != scan ] && command echo "$@"; }\n'
+    asked = "if find_leaks; then printf scanned; else printf refused; fi"
+    done = proc.run(["sh", "-ec", f"DIR=$1\n{script}{_KERNEL}{refuses}{asked}", "sh", str(tmp_path)])
+    assert done.text == "refused"

@@ -49,6 +49,20 @@ def test_one_small_machine_and_no_guest() -> None:
 def test_what_is_only_compiled_needs_no_machine() -> None:
     plan = make_plan(request("virtbus-build"))
     assert (plan.needs_host, plan.ram_mb, plan.to_json()["machines"]) == (False, 1500, {})
+    assert plan.cores == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "cores"),
+    [
+        ("virtbus-pm", (), 1),
+        ("virtbus-races", (), 2),
+        ("virtbus-races", ('topics=["races", "naming"]', 'only=["R09/hold"]'), 1),
+        ("virtbus-naming", ('topics=["races", "naming"]',), 2),
+    ],
+)
+def test_only_what_is_one_shell_leaves_a_processor_free(name: str, sets: tuple[str, ...], cores: int) -> None:
+    assert make_plan(request(name, *sets)).cores == cores
 
 
 def test_a_mutant_names_its_kernel_and_the_user_may_name_another(mutant: str) -> None:

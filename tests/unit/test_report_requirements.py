@@ -65,7 +65,7 @@ def test_a_requirement_of_two_scenarios_has_one_row() -> None:
 
 
 def test_jobs_without_the_suite_have_no_tables() -> None:
-    assert requirement_rows([PASSED]) == mutant_rows([PASSED]) == []
+    assert (requirement_rows([PASSED]), mutant_rows([PASSED])) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,9 @@ def test_mutants() -> None:
     early = replace(
         run(scenario="mutant-R08-deletes"), verdict=Verdict.ERROR, reason="conformance-mutant: does not compile"
     )
-    assert mutant_rows([caught, missed, early]) == [
+    rows = mutant_rows([caught, missed, early])
+    assert [row.verdict for row in rows] == [Verdict.PASS, Verdict.FAIL, Verdict.ERROR]
+    assert [row.cells for row in rows] == [
         ("R08-deletes", "?", "?", "R08 a failed add (oops)", "BUG: kernel NULL pointer dereference"),
         ("R08-deletes", "?", "?", "NOT CAUGHT", "not caught: deletes what was never added"),
         ("R08-deletes", "?", "?", "not judged", "conformance-mutant: does not compile"),
@@ -120,3 +122,18 @@ def test_the_jobs_page_has_them(tmp_path: Path) -> None:
     assert 'href="009-virtbus-naming/collect/R09.log"' in page
     assert "Its name stays taken until the last reference goes." in page
     assert page.count("<details open>") == 2
+
+
+@pytest.mark.parametrize(("verdict", "bad"), [(Verdict.PASS, 0), (Verdict.FAIL, 1), (Verdict.ERROR, 1)])
+def test_a_mutant_is_marked_by_its_verdict_and_not_by_a_word(tmp_path: Path, verdict: Verdict, bad: int) -> None:
+    job_dir = write_job(tmp_path / "20261120-101010-ab12")
+    mutant = replace(run(scenario="mutant-R08-deletes"), verdict=verdict, reason="NOT CAUGHT")
+    write_reports(job_dir, [mutant])
+    page = (job_dir / "report.html").read_text().partition("<h2>Mutants</h2>")[2].partition("</section>")[0]
+    assert page.count('"text bad"') == bad
+
+
+def test_who_asked_is_told_from_what_was_read() -> None:
+    who = {item.requirement.id: item.who for item in by_requirement([run(check("R26"), check("R27"))])}
+    assert who["R26"].startswith("Seen when reading the patch, ")
+    assert who["R27"].startswith("Asked for by: Jason Wang, ")

@@ -150,6 +150,18 @@ def test_what_does_not_hold_fails_and_what_is_left_is_unloaded(stage: Stage) -> 
     assert any("rmmod" in command for command in stage.host.commands[-1:])
 
 
+def test_what_could_not_be_looked_at_is_an_error_unless_the_kernel_has_complained(stage: Stage) -> None:
+    def hold(_bench: Bench) -> Seen:
+        stage.host.log.append(SPLAT.strip())
+        return Seen.unproven("nothing", "something")
+
+    stage.procedures |= {"R16/twin": lambda _bench: Seen.unproven("nothing", "something"), "R09/hold": hold}
+    checks = stage.run()
+    assert (checks["R16/twin"].verdict, checks["R16/twin"].level) == (Verdict.ERROR, Level.LAB)
+    assert checks["R16/twin"].seen == "nothing"
+    assert checks["R09/hold"].verdict is Verdict.FAIL
+
+
 @pytest.mark.parametrize(
     ("error", "verdict", "level"),
     [

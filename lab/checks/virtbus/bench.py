@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lab.host.base import COMMAND_S, Host
 from lab.host.shell import run_script
+from lab.model import Check, Level
 
 # What every script of the suite can use. $N is the adapter, $KO where the modules lie, $TRIES how many tenths of a
 # second something may take.
@@ -44,7 +45,9 @@ unload() {
         { leave "vbt_${module}_$N" 150 || { echo "vbt_${module}_$N did not go in $((TRIES / 20)) s" >&2; exit 70; }; } &
         going="$going $!"
     done
-    for pid in $going; do wait "$pid" || exit 70; done
+    stays=
+    for pid in $going; do wait "$pid" || stays=yes; done
+    [ -z "$stays" ] || exit 70
 }
 tries=0
 again() {
@@ -85,11 +88,26 @@ _EVENT = re.compile(r"(?:\bvbt: |^\d+ )(\d+) (\S+) (\S.*)$")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a procedure saw, whether that is as it must be, and how it must be."""
+    """What a procedure saw, whether that is as it must be, and how it must be.
+
+    One that is not ``proven`` could not look: that is an ERROR of the lab, and says nothing about the bus.
+    """
 
     good: bool
     seen: str
     expected: str
+    proven: bool = True
+
+    @classmethod
+    def unproven(cls, seen: str, expected: str) -> Seen:
+        """Nothing was seen of what was to be judged; ``seen`` says why."""
+        return cls(False, seen, expected, proven=False)
+
+    def check(self, name: str, machine: str | None = None) -> Check:
+        """As a check of this name; what is not good is the bus's fault."""
+        if not self.proven:
+            return Check.unproven(name, self.seen, self.expected, machine=machine)
+        return Check.judged(name, self.good, self.seen, self.expected, level=Level.L1_KERNEL, machine=machine)
 
 
 @dataclass(frozen=True)

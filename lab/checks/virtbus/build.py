@@ -152,7 +152,7 @@ def sparse(folder: Path) -> Seen | str:
         return "the installed sparse is too old for this kernel"
     seen = _quiet(folder, "sparse", "sparse")
     looked = re.search(r"^ +CHECK +\S", found[1], re.MULTILINE)
-    return seen if looked or not seen.good else Seen(False, "sparse looked at no file", seen.expected)
+    return seen if looked or not seen.good else Seen.unproven("sparse looked at no file", seen.expected)
 
 
 BUILDS: Mapping[str, Callable[[Path], Seen | str]] = {
