@@ -62,7 +62,7 @@ class Exercise:
         if isinstance(action, Migrate):
             Migration(self).run(action)
         elif isinstance(action, Unplug):
-            Unplugging(self).run(action)
+            GuestUnplug(self).run(action)
         elif isinstance(action, Neighbours):
             neighbours.run(self)
         elif isinstance(action, Remove):
@@ -196,7 +196,7 @@ class Exercise:
 
 
 @dataclass
-class Unplugging:
+class GuestUnplug:
     """device_del under traffic, the device free again, plugged back, traffic again."""
 
     exercise: Exercise

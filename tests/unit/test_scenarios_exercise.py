@@ -297,9 +297,7 @@ def test_traffic_that_does_not_go_on_at_the_destination(record: Record, world: W
 
 
 @pytest.mark.parametrize("scenario", ["migrate-no_svq", "migrate"])
-def test_a_stall_at_the_destination_is_explained_by_no_finding(
-    record: Record, world: World, scenario: str
-) -> None:
+def test_a_stall_at_the_destination_is_explained_by_no_finding(record: Record, world: World, scenario: str) -> None:
     world.dead.add(SECOND.name)
     _, found = run(record, f"net-ifcvf-vhost_vdpa-{scenario}")
     [check] = [check for check in found.checks if check.name == "traffic goes on at the destination"]
