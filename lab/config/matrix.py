@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from lab.config.catalog import CONFIGS
-from lab.config.scenario import Fault, FaultName, Ifcvf, Iperf3, Migrate, VdpaScenario, VdpaSim
+from lab.config.scenario import Fault, FaultName, Ifcvf, Iperf3, Migrate, Provider, VdpaScenario, VdpaSim
 from lab.config.strict import Strict, read_toml, validate
 from lab.model import AttachMode, DeviceClass
 
@@ -39,7 +39,7 @@ class Dimensions(Strict):
     """The axes, in the order of a scenario's name."""
 
     device_class: Annotated[tuple[DeviceClass, ...], Field(alias="class", min_length=1)]
-    provider: Annotated[tuple[Literal["vdpa_sim", "vp_vdpa", "ifcvf"], ...], Field(min_length=1)]
+    provider: Annotated[tuple[Provider, ...], Field(min_length=1)]
     attach: Annotated[tuple[AttachMode, ...], Field(min_length=1)]
     exercise: Annotated[tuple[Exercise, ...], Field(min_length=1)]
 
