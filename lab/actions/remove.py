@@ -17,18 +17,23 @@ from lab.host.base import Host
 from lab.host.detached import Detached
 from lab.host.shell import run_script
 from lab.host.vdpa import VdpaDevice
-from lab.machine.machine import Machine
+from lab.machine.machine import Machine, PendingUnplug
 from lab.model import Level, Metric, QemuDevice
 from lab.wait import Deadline
 
 _UNBIND = 'echo "$0" >"/sys/bus/pci/devices/$0/driver/unbind"'
 _REMOVE = 'echo 1 >"/sys/bus/pci/devices/$0/remove"'
-# The states of the tasks that wait in vhost_vdpa_remove(): of a hot-unplug it is one of the kernel's own (proc(5)).
+# The states of the tasks that wait in vhost_vdpa_remove() because a slot is given up (proc(5)): pciehp's thread.
+# Stacks that nobody may read would look like nobody who waits.
 _WAITING = """
+cat /proc/self/stack >/dev/null
 for stack in /proc/[0-9]*/stack; do
-    ! grep -qs vhost_vdpa_remove "$stack" || sed 's/.*) \\(.\\) .*/\\1/' "${stack%stack}stat" || :
+    grep -qs vhost_vdpa_remove "$stack" && grep -qs pciehp_ "$stack" || continue
+    sed 's/.*) \\(.\\) .*/\\1/' "${stack%stack}stat" || :
 done
 """
+# Seconds on the reference machine that a look has at least: the last one comes when the time is up.
+_LOOK_S = 5.0
 _STATES = '[ -e "$0/rc" ] || ps -o stat= -s "$(cat "$0/pid")"'
 
 
@@ -50,9 +55,15 @@ class Removal:
     host: Host
     job: Detached
 
-    def waits(self) -> str:
-        """The states of its processes (ps(1): D is an uninterruptible wait), "" when it has ended."""
-        return " ".join(self.host.run(["sh", "-c", _STATES, self.job.folder], check=False).text.split())
+    def waits(self, deadline: Deadline) -> str:
+        """The states of its processes (ps(1): D is an uninterruptible wait), "" when it has ended.
+
+        Raises DeadlineExceeded or HostError when nobody could look.
+        """
+        look = self.host.run(
+            ["sh", "-c", _STATES, self.job.folder], check=False, timeout_s=_look_s(self.host, deadline)
+        )
+        return " ".join(look.text.split())
 
     def finish(self, config: Remove, since: float) -> Removed:
         """Wait for its end, now that nobody uses the device; ``since`` is when the guest let go (time.monotonic()).
@@ -72,26 +83,25 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Unplugging:
+class ParentUnplug:
     """An unplug of the parent from the machine ``host``, which has been asked for."""
 
     host: Host
-    machine: Machine
-    function: QemuDevice
+    pending: PendingUnplug
 
-    def waits(self) -> str:
-        """The states of the kernel's tasks that wait for the guest, ``-`` without one, "" when the parent has gone."""
-        if not self.machine.has(self.function):
+    def waits(self, deadline: Deadline) -> str:
+        """The states of the kernel's tasks that wait for the guest, ``-`` without one, "" when the parent has gone.
+
+        Raises DeadlineExceeded or HostError when nobody could look.
+        """
+        look_s = _look_s(self.host, deadline)
+        if not self.pending.machine.has(self.pending.device, timeout_s=look_s * self.host.slowness):
             return ""
-        return " ".join(run_script(self.host, _WAITING).text.split()) or "-"
+        return " ".join(run_script(self.host, _WAITING, timeout_s=look_s).text.split()) or "-"
 
     def finish(self, config: Remove, since: float) -> Removed:
-        """Like :meth:`Removal.finish`. Raises MachineDied too."""
-        try:
-            self.machine.finish_unplug(self.function, Deadline(config.max_wait_s * self.host.slowness))
-        except DeadlineExceeded as error:
-            words = f"{self.function.id} is still there {error.seconds:.0f} s after its user let go"
-            raise ProductFailure(words, level=Level.L1_KERNEL, machine=self.host.name) from error
+        """Like :meth:`Removal.finish`; when the guest refuses, too. Raises MachineDied too."""
+        self.pending.finish(Deadline(config.max_wait_s * self.host.slowness))
         return Removed(time.monotonic() - since)
 
 
@@ -106,7 +116,11 @@ def start(host: Host, device: VdpaDevice, config: Remove) -> Removal:
     return Removal(host, detached.start(host, argv))
 
 
-def unplug(host: Host, machine: Machine, function: QemuDevice) -> Unplugging:
-    """Begin to unplug the parent ``function`` from ``machine``, which is ``host``."""
-    machine.query("device_del", {"id": function.id})
-    return Unplugging(host, machine, function)
+def unplug(host: Host, machine: Machine, function: QemuDevice) -> ParentUnplug:
+    """Begin to unplug the parent ``function`` from ``machine``, which is ``host``. Raises ProductFailure."""
+    return ParentUnplug(host, machine.begin_unplug(function))
+
+
+def _look_s(host: Host, deadline: Deadline) -> float:
+    """Seconds on the reference machine that a look at ``host`` may take."""
+    return max(_LOOK_S, deadline.left() / host.slowness)

@@ -16,6 +16,8 @@ from lab.errors import LabError
 from lab.model import Check, Level
 
 PAGE = 4096
+# Where a q35 guest has its firmware (hw/i386/x86-common.c of QEMU: it ends at 4 GiB; SeaBIOS has 256 KiB).
+FIRMWARE_ADDRESS, FIRMWARE_BYTES = 0xFFFC0000, 0x40000
 
 # Bits of an entry of /proc/PID/pagemap.
 _PRESENT = 1 << 63
@@ -24,6 +26,7 @@ _FRAME = (1 << 55) - 1
 _LOW_IF_MORE, _LOW = 0x80000000, 0xB0000000
 _HIGH = 1 << 32
 
+_ATTACHED = "isolation while attached"
 _HVA = re.compile(r"\bis (0x[0-9a-f]+)")
 # gpa2hva() of QEMU (monitor/hmp-cmds.c).
 _NO_MEMORY = re.compile(r"No memory is mapped at address|Memory at address \S+ is not RAM")
@@ -85,16 +88,25 @@ def offset_of(address: int, memory: int) -> int:
     return address if address < _HIGH else address - _HIGH + low
 
 
+def ring_pages(sizes: Iterable[int]) -> int:
+    """How many pages of its own QEMU maps for shadow virtqueues of these lengths and the control queue's two buffers.
+
+    Each queue has an area that the driver writes, descriptors and available ring, and one that the device does
+    (vhost_svq_driver_area_size() and vhost_svq_device_area_size() in hw/virtio/vhost-shadow-virtqueue.c,
+    vhost_vdpa_net_cvq_cmd_page_len() in net/vhost-vdpa.c of QEMU).
+    """
+    areas = [area for size in sizes for area in (16 * size + 6 + 2 * size, 6 + 8 * size)]
+    return sum(-(-area // PAGE) for area in areas) + 2
+
+
 def judge_attached(reach: Sequence[Window], guest: Mapping[int, int], *, memory: int) -> Check:
     """Hold what the device can reach while a guest has it against the guest's memory.
 
     ``guest`` is the page frame in L1 of each page number of the guest; ``memory`` the bytes of L1's RAM.
     """
     expected = "each page of the guest at its own address, and no other memory of l1"
-    name = "isolation while attached"
     if not guest or not reach:
-        seen = f"{len(guest)} pages of the guest, {len(reach)} ranges of the device"
-        return Check.unproven(name, f"nothing to compare: {seen}", expected, machine="l2")
+        return _nothing(reach, guest, expected)
     right, foreign = 0, []
     for number, offset in _pages(reach):
         frame = guest.get(number)
@@ -104,29 +116,61 @@ def judge_attached(reach: Sequence[Window], guest: Mapping[int, int], *, memory:
             foreign.append((number, offset))
     missing = len(guest) - right
     seen = f"{right} pages of the guest, {len(foreign)} others, {max(0, missing)} pages not reachable"
-    if foreign:
-        number, offset = foreign[0]
-        seen += f"; the first other: device address {number * PAGE:#x} leads to {offset:#x} in l1's memory"
-    return Check.judged(name, not foreign and not missing, seen, expected, level=Level.L1_KERNEL, machine="l2")
+    return _attached(not foreign and not missing, seen, foreign, expected)
 
 
-def judge_shadowed(reach: Sequence[Window], guest: Collection[int], own: Collection[int], *, memory: int) -> Check:
-    """The same with shadow virtqueues: QEMU chooses the device's addresses, and adds its own rings and ROMs.
+def judge_shadowed(
+    reach: Sequence[Window], guest: Mapping[int, int], own: Collection[int], rings: int, *, memory: int
+) -> Check:
+    """The same with shadow virtqueues: QEMU chooses the device's addresses and adds at most ``rings`` pages of its own.
 
-    ``guest`` has the page frames in L1 of the guest's RAM, ``own`` all that its QEMU has.
+    Where a device address goes on, so must the guest's pages, up to the end of its RAM or ROM; each page is there once.
+    ``own`` has the page frames in L1 of all that the guest's QEMU can write to.
     """
-    name, expected = "isolation while attached", "each page of the guest, some of its QEMU's, and no other memory of l1"
+    expected = f"each page of the guest once and in order, at most {rings} of its QEMU's, and no other memory of l1"
     if not guest or not reach:
-        seen = f"{len(guest)} pages of the guest, {len(reach)} ranges of the device"
-        return Check.unproven(name, f"nothing to compare: {seen}", expected, machine="l2")
-    reached = {offset for _, offset in _pages(reach)}
-    ram, more = ({offset_of(frame * PAGE, memory) for frame in frames} for frames in (guest, own))
-    foreign, missing = sorted(reached - ram - more), len(ram - reached)
-    seen = f"{len(ram & reached)} pages of the guest, {len(reached & more - ram)} of its QEMU"
+        return _nothing(reach, guest, expected)
+    numbers = {offset_of(frame * PAGE, memory): number for number, frame in guest.items()}
+    pages = [(at, offset, numbers.get(offset)) for at, offset in _pages(sorted(reach, key=lambda w: w.iova))]
+    displaced = _displaced(pages, {number for number in guest if number - 1 not in guest})
+    more = {offset_of(frame * PAGE, memory) for frame in own}
+    rest = [(at, offset) for at, offset, number in pages if number is None]
+    foreign = [(at, offset) for at, offset in rest if offset not in more]
+    theirs, missing = len(rest) - len(foreign), len(guest) - len({n for *_, n in pages if n is not None})
+    seen = f"{len(guest) - missing} pages of the guest, {len(displaced)} twice or out of order, {theirs} of its QEMU"
     seen += f", {len(foreign)} others, {missing} pages not reachable"
-    if foreign:
-        seen += f"; the first other: {foreign[0]:#x} in l1's memory"
-    return Check.judged(name, not foreign and not missing, seen, expected, level=Level.L1_KERNEL, machine="l2")
+    right = not displaced and not foreign and not missing and theirs <= rings
+    return _attached(right, seen, foreign or displaced, expected)
+
+
+def _displaced(pages: Iterable[tuple[int, int, int | None]], starts: Collection[int]) -> list[tuple[int, int]]:
+    """Of device pages in order, with where they lead, those at guest pages that are not the next, or are there again.
+
+    Any page may follow a gap, and one of ``starts`` any page.
+    """
+    found, met = [], set()
+    before: tuple[int, int] | None = None
+    for at, offset, number in pages:
+        if number is None:
+            continue
+        goes_on = before is not None and at == before[0] + 1
+        if number in met or (goes_on and before != (at - 1, number - 1) and number not in starts):
+            found.append((at, offset))
+        met.add(number)
+        before = (at, number)
+    return found
+
+
+def _nothing(reach: Sequence[Window], guest: Collection[int], expected: str) -> Check:
+    seen = f"nothing to compare: {len(guest)} pages of the guest, {len(reach)} ranges of the device"
+    return Check.unproven(_ATTACHED, seen, expected, machine="l2")
+
+
+def _attached(right: bool, seen: str, others: Sequence[tuple[int, int]], expected: str) -> Check:
+    if others:
+        at, offset = others[0]
+        seen += f"; the first other: device address {at * PAGE:#x} leads to {offset:#x} in l1's memory"
+    return Check.judged(_ATTACHED, right, seen, expected, level=Level.L1_KERNEL, machine="l2")
 
 
 def judge_released(before: Sequence[Window], after: Sequence[Window]) -> Check:

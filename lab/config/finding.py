@@ -24,6 +24,7 @@ class Finding(Strict):
     kernel: Regex = ".*"
     qemu: Regex = ".*"
     scenarios: list[str] = []
+    elsewhere: bool = Field(True, description="false: it explains nothing in a run that is not in `scenarios`")
     reproducer: str
 
 

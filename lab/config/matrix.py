@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from lab.config.catalog import CONFIGS
-from lab.config.scenario import Fault, FaultName, Ifcvf, Iperf3, Migrate, VdpaScenario, VdpaSim
+from lab.config.scenario import Fault, FaultName, Ifcvf, Iperf3, Migrate, Provider, VdpaScenario, VdpaSim
 from lab.config.strict import Strict, read_toml, validate
 from lab.model import AttachMode, DeviceClass
 
@@ -21,7 +21,7 @@ MATRIX = CONFIGS / "matrix.toml"
 
 EXERCISES = (
     *("iperf3", "loopback", "fio", "unplug", "neighbours", "delete", "unbind", "rescan", "unplug-parent"),
-    *("migrate", "migrate-no_svq", "migrate-vdpa_sim"),
+    *("migrate", "migrate-no_svq", "migrate-vdpa_sim", "migrate-vdpa_sim-no_svq"),
     *(f"fault-{name}" for name in get_args(FaultName)),
 )
 
@@ -39,7 +39,7 @@ class Dimensions(Strict):
     """The axes, in the order of a scenario's name."""
 
     device_class: Annotated[tuple[DeviceClass, ...], Field(alias="class", min_length=1)]
-    provider: Annotated[tuple[Literal["vdpa_sim", "vp_vdpa", "ifcvf"], ...], Field(min_length=1)]
+    provider: Annotated[tuple[Provider, ...], Field(min_length=1)]
     attach: Annotated[tuple[AttachMode, ...], Field(min_length=1)]
     exercise: Annotated[tuple[Exercise, ...], Field(min_length=1)]
 
@@ -48,8 +48,9 @@ class Exclusion(Strict):
     """Combinations that are no scenario. ``match`` is a name with shell wildcards."""
 
     match: str
-    kind: Literal["impossible", "covered"] = Field(
-        description="impossible: `plan` refuses it too; covered: the scenario `by` shows everything that it would"
+    kind: Literal["impossible", "unwritten", "covered"] = Field(
+        description="impossible: `plan` refuses it too; unwritten: so it does, since the lab has no code for it yet; "
+        "covered: the scenario `by` shows everything that it would"
     )
     by: str | None = None
     reason: Annotated[str, Field(min_length=10)]
@@ -106,7 +107,6 @@ def _exercise(scenario: VdpaScenario) -> str:
 
 
 def _migration(scenario: VdpaScenario, action: Migrate) -> str:
-    if action.destination != "same":
-        return f"{action.kind}-{action.destination}"
     needs_svq = isinstance(scenario.device, Ifcvf) and not action.shadow_vq
-    return f"{action.kind}-no_svq" if needs_svq else action.kind
+    parts = (action.kind, *(() if action.destination == "same" else (action.destination,)), *(("no_svq",) * needs_svq))
+    return "-".join(parts)

@@ -20,6 +20,9 @@ AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
+Provider = Literal["vdpa_sim", "vp_vdpa", "ifcvf"]
+
+
 class VdpaSim(Strict):
     """The kernel's simulator (drivers/vdpa/vdpa_sim): a net device that loops back, a block device in RAM."""
 

@@ -128,6 +128,17 @@ def configure(host: Host, interface: str, address: str, *, mtu: int = 1500, netn
     return end
 
 
+def describe(end: NetEnd) -> str:
+    """The interface of an end in one line: name, state, MAC, flags, IPv4 addresses with their prefixes.
+
+    The same before and after something that must leave it alone (ip-link(8), -brief).
+    """
+    argvs = (["ip", "-brief", "link"], ["ip", "-brief", "-4", "address"])
+    looks = (end.host.run(end.argv([*argv, "show", "dev", end.interface])).text.split() for argv in argvs)
+    link, address = looks
+    return " ".join([*link, *address[2:]])
+
+
 def _operational(end: NetEnd) -> bool:
     # Until the kernel has seen the carrier, what is sent is dropped. A device without a carrier says UNKNOWN.
     words = end.host.run(end.argv(["ip", "-brief", "link", "show", "dev", end.interface])).text.split()

@@ -15,6 +15,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -143,21 +144,23 @@ class Machine:
             self.qmp.execute("device_add", device.device)
 
     def unplug(self, device: QemuDevice, deadline: Deadline) -> float:
-        """Hot-unplug a device, wait for DEVICE_DELETED, remove its back end; return the seconds until the event."""
-        with self.qmp.listen("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR") as events:
-            begin = time.monotonic()
-            self.qmp.execute("device_del", {"id": device.id})
-            event = self._released(events, device.id, deadline)
-            seconds = time.monotonic() - begin
-        if event["event"] != "DEVICE_DELETED":
-            raise ProductFailure(
-                f"{self.name}: the guest refused to release {device.id}: {event}",
-                level=self.kernel_level,
-                machine=self.name,
-            )
-        if device.netdev:
-            self.qmp.execute("netdev_del", {"id": device.netdev["id"]})
-        return seconds
+        """Hot-unplug a device, wait for DEVICE_DELETED, remove its back end; return the seconds until the event.
+
+        Raises ProductFailure when QEMU or the guest refuses, or the guest does not answer.
+        """
+        return self.begin_unplug(device).finish(deadline)
+
+    def begin_unplug(self, device: QemuDevice) -> PendingUnplug:
+        """Ask for a device's hot-unplug; what comes of it is heard from now on. Raises ProductFailure when refused."""
+        listening = contextlib.ExitStack()
+        events = listening.enter_context(self.qmp.listen("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"))
+        begin = time.monotonic()
+        with contextlib.ExitStack() as refused:
+            refused.callback(listening.close)
+            with product(self.process.level, self.name):
+                self.qmp.execute("device_del", {"id": device.id})
+            refused.pop_all()
+        return PendingUnplug(self, device, events, listening, begin)
 
     def finish_unplug(self, device: QemuDevice, deadline: Deadline) -> float:
         """Wait until a device that did not go in time is gone after all, remove its back end; return the seconds.
@@ -178,16 +181,6 @@ class Machine:
         """Whether a device that was plugged is still there. Raises DeadlineExceeded when the monitor hangs."""
         there = self.qmp.execute("qom-list", {"path": "/machine/peripheral"}, timeout_s=timeout_s)
         return device.id in {entry["name"] for entry in there}
-
-    def _released(self, events: Events, device: str, deadline: Deadline) -> dict[str, Any]:
-        try:
-            return events.wait(deadline, lambda event: event["data"].get("device") == device)
-        except DeadlineExceeded as error:
-            raise ProductFailure(
-                f"{self.name}: the guest has not released {device} after {error.seconds:.0f} s",
-                level=self.kernel_level,
-                machine=self.name,
-            ) from error
 
     @contextlib.contextmanager
     def events(self, *names: str) -> Iterator[Events]:
@@ -290,6 +283,42 @@ class Machine:
     def _enter(self, state: State) -> None:
         self.state = state
         self._record.event("machine-state", machine=self.name, state=state)
+
+
+@dataclass(frozen=True)
+class PendingUnplug:
+    """A hot-unplug that ``machine`` was asked for at ``begin`` (time.monotonic())."""
+
+    machine: Machine
+    device: QemuDevice
+    events: Events
+    listening: contextlib.ExitStack
+    begin: float
+
+    def finish(self, deadline: Deadline) -> float:
+        """Wait for DEVICE_DELETED, remove the device's back end; return the seconds from the beginning to the event.
+
+        Raises ProductFailure when the guest refuses or the time is up.
+        """
+        with self.listening:
+            event = self._answer(deadline)
+            seconds = time.monotonic() - self.begin
+        if event["event"] != "DEVICE_DELETED":
+            raise self._failure(f"the guest refused to release {self.device.id}: {event}")
+        if self.device.netdev:
+            self.machine.qmp.execute("netdev_del", {"id": self.device.netdev["id"]})
+        return seconds
+
+    def _answer(self, deadline: Deadline) -> dict[str, Any]:
+        try:
+            return self.events.wait(deadline, lambda event: event["data"].get("device") == self.device.id)
+        except DeadlineExceeded as error:
+            words = f"the guest has not released {self.device.id} after {error.seconds:.0f} s"
+            raise self._failure(words) from error
+
+    def _failure(self, words: str) -> ProductFailure:
+        machine = self.machine
+        return ProductFailure(f"{machine.name}: {words}", level=machine.kernel_level, machine=machine.name)
 
 
 def tail(text: str, lines: int = 15) -> str:

@@ -28,7 +28,9 @@ def apply(
     relevant = [
         f
         for f in findings
-        if re.fullmatch(f.kernel, kernel) and re.fullmatch(f.qemu, qemu_l1 if f.level is Level.L1_QEMU else qemu_l0)
+        if re.fullmatch(f.kernel, kernel)
+        and re.fullmatch(f.qemu, qemu_l1 if f.level is Level.L1_QEMU else qemu_l0)
+        and (f.elsewhere or scenario in f.scenarios)
     ]
     judged = [_explain(check, relevant) for check in checks]
     known = tuple(dict.fromkeys(found for _, found in judged if found))

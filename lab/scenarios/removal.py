@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from lab.actions import remove, unplug
 from lab.checks import process
 from lab.config.scenario import Remove, Unplug
-from lab.errors import DeadlineExceeded
+from lab.errors import DeadlineExceeded, HostError, QmpRefused, Unreachable
 from lab.model import Check, Level
 from lab.scenarios.traffic import UNDER_ACTION_S, stopped_on_error
 from lab.topology import devices as bringup
 from lab.wait import Deadline, wait_until
 
 if TYPE_CHECKING:
-    from lab.actions.remove import Removal, Unplugging
+    from lab.actions.remove import ParentUnplug, Removal
     from lab.host.vdpa import VdpaDevice
     from lab.scenarios.exercise import Exercise
     from lab.topology.lab import Lab
@@ -60,32 +60,34 @@ def run(exercise: Exercise, action: Remove) -> None:
         exercise.found.checks.append(_only_one(exercise))
 
 
-def _start(lab: Lab, device: VdpaDevice, action: Remove) -> Removal | Unplugging:
+def _start(lab: Lab, device: VdpaDevice, action: Remove) -> Removal | ParentUnplug:
     if action.kind != "unplug-parent":
         return remove.start(lab.host, device, action)
     assert lab.l1
     return remove.unplug(lab.host, lab.l1, lab.function(lab.plan.function_of(device.name)))
 
 
-def waits(removal: Removal | Unplugging, action: Remove, deadline: Deadline) -> Check:
+def waits(removal: Removal | ParentUnplug, action: Remove, deadline: Deadline) -> Check:
     """Judge that a removal that has begun comes to its wait, instead of ending at once or going on for ever."""
-    states = ""
+    name, expected = "removal waits for the guest", "an uninterruptible wait (D), and traffic that goes on"
+    states = unseen = ""
 
     def settled() -> bool:
-        nonlocal states
-        states = removal.waits()
-        return not states or _uninterruptible(states)
+        nonlocal states, unseen
+        try:
+            states = removal.waits(deadline)
+        except Unreachable:
+            raise
+        except (HostError, QmpRefused, DeadlineExceeded) as error:
+            unseen = str(error)
+        return bool(unseen) or not states or _uninterruptible(states)
 
     with contextlib.suppress(DeadlineExceeded):
         wait_until(settled, deadline, f"{action.kind} to wait for the guest")
-    return Check.judged(
-        "removal waits for the guest",
-        _uninterruptible(states),
-        f"process states {states}" if states else f"{action.kind} ended while the guest had the device",
-        "an uninterruptible wait (D), and traffic that goes on",
-        level=Level.L1_KERNEL,
-        machine="l1",
-    )
+    if unseen:
+        return Check.unproven(name, f"nobody could look: {unseen}", expected, machine="l1")
+    seen = f"process states {states}" if states else f"{action.kind} ended while the guest had the device"
+    return Check.judged(name, _uninterruptible(states), seen, expected, level=Level.L1_KERNEL, machine="l1")
 
 
 def _uninterruptible(states: str) -> bool:

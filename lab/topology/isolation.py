@@ -42,8 +42,9 @@ def judge_attached(lab: Lab, device: VdpaDevice, guest: Guest) -> list[Check]:
         memory = lab.plan.site.l1.memory_mb << 20
         seen = reach(lab, device)
         if lab.plan.shadows:
-            ram, own = _pages(lab, guest, ()).values(), _own(lab, guest)
-            return [isolation.judge_shadowed(seen, ram, own, memory=memory)]
+            pages = _pages(lab, guest, [Window(isolation.FIRMWARE_ADDRESS, isolation.FIRMWARE_BYTES)])
+            rings = isolation.ring_pages(_queue_sizes(lab, device))
+            return [isolation.judge_shadowed(seen, pages, _own(lab, guest), rings, memory=memory)]
         return [isolation.judge_attached(seen, _pages(lab, guest, seen), memory=memory)]
     except LabError as error:
         return [Check.unproven("isolation while attached", str(error), "the guest's memory", machine=guest.name)]
@@ -52,6 +53,13 @@ def judge_attached(lab: Lab, device: VdpaDevice, guest: Guest) -> list[Check]:
 def judge_released(lab: Lab, device: VdpaDevice, before: Sequence[Window]) -> list[Check]:
     """Compare it with what the device could reach ``before`` a guest had it."""
     return [isolation.judge_released(before, reach(lab, device))] if lab.device_model else []
+
+
+def _queue_sizes(lab: Lab, device: VdpaDevice) -> list[int]:
+    """The length of each queue that the driver has enabled, in buffers."""
+    assert lab.device_model
+    state = lab.device_model.ask("state", vf=lab.plan.function_of(device.name))
+    return [int(queue["size"]) for queue in state["queues"] if queue["enabled"]]
 
 
 def _pages(lab: Lab, guest: Guest, seen: Sequence[Window]) -> dict[int, int]:

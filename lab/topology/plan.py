@@ -24,6 +24,7 @@ from lab.config.scenario import (
     Iperf3,
     Migrate,
     Neighbours,
+    Provider,
     Remove,
     Scenario,
     VdpaScenario,
@@ -127,13 +128,23 @@ class Plan:
         return device.vfs if self.vdpa_scenario.device_class is DeviceClass.NET else 1
 
     def function_of(self, device: str) -> str:
-        """The device model's name of the VF under a vDPA device: the first is under test, the last is the peer's."""
-        names = self.vdpa
-        peer = names.third if self.migrates else names.second
-        between = ("" if self.leaves_card else names.second, "") if self.migrates else (names.third, names.fourth)
-        return dict(zip((names.main, *between, peer), ("vf1", "vf2", "vf3", f"vf{self.functions}"), strict=True))[
-            device
-        ]
+        """The device model's name of the VF under a vDPA device: the first is under test, the last is the peer's.
+
+        Raises LabError for a device that is on no VF, as the simulator at the end of a migration is.
+        """
+        found = self._on_functions().get(device)
+        if found is None:
+            raise LabError(f"{device} is not on a VF of the device model")
+        return found
+
+    def _on_functions(self) -> dict[str, str]:
+        """The VF under each vDPA device that has one."""
+        names, last = self.vdpa, f"vf{self.functions}"
+        if not self.functions:
+            return {}
+        if not self.migrates:
+            return {names.main: "vf1", names.third: "vf2", names.fourth: "vf3", names.second: last}
+        return {names.main: "vf1", **({} if self.leaves_card else {names.second: "vf2"}), names.third: last}
 
     @property
     def migrates(self) -> bool:
@@ -146,7 +157,7 @@ class Plan:
         action = self.vdpa_scenario.action
         return isinstance(action, Migrate) and action.destination == "vdpa_sim"
 
-    def provider_of(self, device: str) -> str:
+    def provider_of(self, device: str) -> Provider:
         """The provider of a vDPA device by its name."""
         leaves = self.leaves_card and device == self.vdpa.second
         return "vdpa_sim" if leaves else self.vdpa_scenario.device.provider

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lab.errors import CommandError, DeadlineExceeded
 from lab.host import net
 from lab.host.endpoints import NetEnd
+from lab.host.fake import Answer, FakeHost
 
 if TYPE_CHECKING:
     from tests.unit.conftest import TreeHost
@@ -158,3 +160,13 @@ def test_a_veth_pair_in_namespaces_of_its_own(tree: TreeHost) -> None:
     log = tree.log.read_text()
     assert "link add name veth0 netns n1 type veth peer name veth0 netns n2" in log
     assert "address add 10.9.9.1/24 dev veth0" in log
+
+
+def test_an_interface_is_told_in_a_line(tmp_path: Path) -> None:
+    link = "eth1             UP             52:54:00:00:00:01 <BROADCAST,MULTICAST,UP,LOWER_UP> \n"
+    answers: dict[str, Answer] = {
+        "ip netns exec n1 ip -brief link show dev eth1": link,
+        "ip netns exec n1 ip -brief -4 address show dev eth1": "eth1             UP             10.0.0.2/24 \n",
+    }
+    end = NetEnd(FakeHost(answers, tmp_path), "eth1", "10.0.0.2", "n1")
+    assert net.describe(end) == "eth1 UP 52:54:00:00:00:01 <BROADCAST,MULTICAST,UP,LOWER_UP> 10.0.0.2/24"

@@ -232,6 +232,25 @@ def test_a_guest_that_refuses_to_let_go(running: Machine, process: FakeProcess) 
     assert "netdev_del" not in process.qmp.asked
 
 
+def test_a_qemu_that_refuses_an_unplug_is_the_products(running: Machine, process: FakeProcess) -> None:
+    process.qmp.answers["device_del"] = Refused("Bus 'pcie.0' does not support hotplugging")
+    with pytest.raises(ProductFailure, match="does not support hotplugging") as caught:
+        running.begin_unplug(NIC)
+    assert (caught.value.level, caught.value.machine) == (Level.L0_QEMU, "l1")
+
+
+def test_an_answer_that_comes_before_anybody_waits_for_it_is_heard(running: Machine, process: FakeProcess) -> None:
+    def refuse(_arguments: object) -> object:
+        process.qmp.event("DEVICE_UNPLUG_GUEST_ERROR", device="dut", path="/machine/dut")
+        return {}
+
+    process.qmp.answers |= {"device_del": refuse, "qom-list": [{"name": "dut"}]}
+    pending = running.begin_unplug(BLOCK)
+    assert running.has(BLOCK)
+    with pytest.raises(ProductFailure, match="refused to release dut"):
+        pending.finish(Deadline(10))
+
+
 def test_a_guest_that_does_not_answer_an_unplug(running: Machine, process: FakeProcess) -> None:
     process.qmp.answers["device_del"] = {}
     with pytest.raises(ProductFailure, match="has not released"):

@@ -147,3 +147,10 @@ def test_a_finding_of_the_guests_qemu_is_held_against_that_version(in_l1: str, k
     check = dataclasses.replace(SPLAT, level=Level.L1_QEMU)
     found = apply([check], [finding], scenario="net-x", kernel="6.12.9-lab", qemu_l0="11.1.3", qemu_l1=in_l1)
     assert found[1] == known
+
+
+@pytest.mark.parametrize(("scenario", "known"), [("net-x", ("F001",)), ("net-y", ())])
+def test_a_finding_of_its_scenarios_alone_explains_nothing_elsewhere(scenario: str, known: tuple[str, ...]) -> None:
+    alone = KNOWN.model_copy(update={"elsewhere": False})
+    [check], found = apply([SPLAT], [alone], scenario=scenario, kernel="6.12.9-lab", qemu_l0="11.1.3", qemu_l1="0.0.0")
+    assert (found, check.verdict is Verdict.FAIL) == (known, not known)

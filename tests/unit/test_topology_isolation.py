@@ -20,6 +20,8 @@ from lab.topology import isolation
 RAM = 1 << 20
 PAGES = RAM // PAGE
 PAGEMAP = struct.pack(f"<{PAGES}Q", *(1 << 63 | 0x1000 + number for number in range(PAGES)))
+NO_FIRMWARE = "No memory is mapped at address 0xfffc0000\r\n"
+QUEUES = {"queues": [{"size": 64, "enabled": True}, {"size": 1024, "enabled": False}]}
 OWN = {"iova": 0, "size": RAM, "offset": 0x1000 * PAGE, "writable": True}
 
 
@@ -31,7 +33,7 @@ def judged(windows: list[dict[str, Any]], beyond: str, own: bytes = b"") -> Chec
         return Completed(tuple(argv), 0, own if "maps" in argv[2] else PAGEMAP, b"", 0.0)
 
     lab: Any = SimpleNamespace(
-        device_model=SimpleNamespace(ask=lambda _op, **_fields: windows),
+        device_model=SimpleNamespace(ask=lambda op, **_fields: QUEUES if op == "state" else windows),
         host=SimpleNamespace(run=run),
         plan=SimpleNamespace(
             site=NestedSite(kind="nested", summary="here"),
@@ -77,5 +79,5 @@ def test_what_a_qemu_can_write_to_is_read_area_by_area() -> None:
 @pytest.mark.parametrize(("own", "verdict"), [(0x1000 + PAGES, Verdict.PASS), (0x9999, Verdict.FAIL)])
 def test_shadow_rings_are_its_qemus(own: int, verdict: Verdict) -> None:
     rings = {"iova": 0x7F0000000000, "size": PAGE, "offset": (0x1000 + PAGES) * PAGE, "writable": True}
-    check = judged([{**OWN, "iova": 0x10000}, rings], "", own=struct.pack("<Q", 1 << 63 | own))
+    check = judged([{**OWN, "iova": 0x10000}, rings], NO_FIRMWARE, own=struct.pack("<Q", 1 << 63 | own))
     assert check.verdict is verdict

@@ -17,7 +17,7 @@ from lab.config.request import ArtifactOptions, RunRequest
 from lab.config.scenario import VdpaScenario
 from lab.config.site import MachineSize, NestedSite, SshSite
 from lab.config.strict import validate
-from lab.errors import InputError
+from lab.errors import InputError, LabError
 from lab.topology.plan import Plan, contradictions, make_plan, plan
 
 IPERF3, FIO = {"kind": "iperf3", "streams": [{}]}, {"kind": "fio", "jobs": [{}]}
@@ -274,6 +274,8 @@ def test_a_guest_that_leaves_its_card_for_the_simulator() -> None:
         "vdpa_sim",
         "ifcvf",
     ]
+    with pytest.raises(LabError, match=f"{names.second} is not on a VF"):
+        made.function_of(names.second)
     first, second = made.device_model()
     assert first["mac"] != second["mac"], "the second is the peer"
 

@@ -86,3 +86,21 @@ def test_rules_notice_a_sleep(source: str) -> None:
 
 def test_yielding_to_other_coroutines_is_no_sleep() -> None:
     assert list(fixed_sleeps(ast.parse("asyncio.sleep(0)"))) == []
+
+
+def half_merged(file: Path) -> list[int]:
+    """Lines with a mark that git leaves where two branches do not fit."""
+    lines = file.read_text(errors="replace").splitlines()
+    return [number for number, line in enumerate(lines, 1) if line.startswith(("<" * 7 + " ", ">" * 7 + " "))]
+
+
+@pytest.mark.parametrize("folder", ["configs", "docs", "images", "lab", "tests"])
+def test_no_merge_is_left_half_done(folder: str) -> None:
+    files = [file for file in (LAB.parent / folder).rglob("*") if file.suffix in (".md", ".toml", ".py", ".c", ".sh")]
+    assert files
+    assert {str(file.relative_to(LAB.parent)): lines for file in files if (lines := half_merged(file))} == {}
+
+
+def test_a_half_done_merge_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(f"{'<' * 7} HEAD\none\n{'=' * 7}\nother\n{'>' * 7} branch\n")
+    assert half_merged(tmp_path / "page.md") == [1, 5]
