@@ -67,7 +67,8 @@ def steps(groups: Sequence[str], *, nightly: bool, expression: str, paths: Seque
     table = [
         *(_lint_steps() if "lint" in groups else ()),
         Step("types", "mypy", ("mypy",)),
-        Step("unit", "pytest unit", (*_PYTEST, *select, "tests/unit")),
+        # Many of them wait for a process or a socket: a third worker takes the core meanwhile.
+        Step("unit", "pytest unit", (*_PYTEST, "-n", "3", *select, "tests/unit")),
         Step("e2e", f"pytest e2e ({tiers})", (*_PYTEST, *select, "-m", tiers, "tests/e2e")),
     ]
     return [step for step in table if step.group in groups and (step.is_pytest or not expression)]
