@@ -25,7 +25,8 @@ RUN_ID = "1a2b3c4d"
 def fake_lab(record: Record, scenario: str, *, sets: Sequence[str] = (), cold: bool = False) -> Lab:
     """The lab of a scenario with its L1 up and, unless it boots cold, its first guest; both answer nothing yet.
 
-    A guest's machine notes ``plug`` and ``quit`` in ``lab.did``; its process has the pid 4711.
+    A guest's machine notes ``plug`` and ``quit`` in ``lab.did``; its process has the pid 4711. Its QEMU holds as many
+    buffers of a queue as ``lab.inuse`` says.
     """
     site = NestedSite(kind="nested", summary="here")
     request = RunRequest(scenario=scenario, cold=cold)
@@ -44,6 +45,7 @@ def fake_lab(record: Record, scenario: str, *, sets: Sequence[str] = (), cold: b
         machines={},
         slowness={"l1": 1.0, "l2": 1.0},
         did=[],
+        inuse={},
         shells=shells,
     )
     lab.plug_functions = lambda: lab.did.append("plug functions")
@@ -62,8 +64,16 @@ def did(lab: Lab) -> list[str]:
 def _start_guest(lab: Any, name: str, devices: Sequence[Any], incoming: bool) -> Any:
     lab.did.append(f"start {name} with {len(devices)} devices{', incoming' if incoming else ''}")
     folder: Path = lab.record.folder("machines", name)
+
+    def query(command: str, arguments: dict[str, Any]) -> dict[str, int]:
+        assert arguments["path"] == "/machine/peripheral/dut/virtio-backend"
+        return {"num-vqs": 3} if command == "x-query-virtio-status" else {"inuse": lab.inuse.get(arguments["queue"], 0)}
+
     machine = SimpleNamespace(
-        plug=lambda device: lab.did.append(f"plug {device.id}"), quit=lambda: lab.did.append(f"quit {name}")
+        name=name,
+        plug=lambda device: lab.did.append(f"plug {device.id}"),
+        quit=lambda: lab.did.append(f"quit {name}"),
+        query=query,
     )
     host = None if incoming else FakeHost({}, lab.shells / name, name)
     process = SimpleNamespace(pid=4711, folder=folder)

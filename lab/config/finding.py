@@ -25,6 +25,7 @@ class Finding(Strict):
     qemu: Regex = ".*"
     scenarios: list[str] = []
     elsewhere: bool = Field(True, description="false: it explains nothing in a run that is not in `scenarios`")
+    sporadic: bool = Field(False, description="true: a run in `scenarios` may be without it")
     reproducer: str
 
 

@@ -89,6 +89,7 @@ class FioJob(Strict):
     block_size: str = Field("4k", pattern=r"^\d+[kKmM]?$")
     size: str = Field("8m", pattern=r"^\d+[kKmM]$", description="bytes moved")
     iodepth: Annotated[int, Field(ge=1, le=256)] = 8
+    offset: str = Field("0", pattern=r"^\d+[kKmM]?$", description="where on the disk it begins")
 
 
 class Fio(Strict):
@@ -170,7 +171,9 @@ class Fault(Strict):
     when: Literal["start", "attach", "traffic"] = Field(
         "traffic", description="start: from the first moment; attach: before the guest gets it; traffic: in use"
     )
-    traffic: Literal["flows", "stops"] = Field(description="what a guest's traffic does meanwhile")
+    traffic: Literal["flows", "stops", "corrupts"] = Field(
+        description="what a guest's traffic does meanwhile; corrupts: a disk gives back what was not written to it"
+    )
     release: Literal["done"] | None = Field(
         None, description="take the device from the guest meanwhile too: it has to be released in bounded time"
     )

@@ -9,13 +9,13 @@ import secrets
 from dataclasses import dataclass, field
 
 from lab.actions import migrate, unplug
-from lab.checks import datapath, features, integrity, process, topology
+from lab.checks import datapath, features, integrity, process, topology, virtqueues
 from lab.config.scenario import Fault, Fio, Iperf3, Migrate, Neighbours, Remove, Unplug, VdpaSim
 from lab.errors import DeadlineExceeded, LabError
 from lab.host import net, vdpa
 from lab.host.endpoints import NetEnd
 from lab.host.vdpa import VdpaDevice
-from lab.model import AttachMode, Check, DeviceClass, Level, Metric, QemuDevice, WorkloadResult
+from lab.model import AttachMode, Check, DeviceClass, Level, Metric, QemuDevice, Verdict, WorkloadResult
 from lab.scenarios import faults, neighbours, removal
 from lab.scenarios.traffic import UNDER_ACTION_S, stopped_on_error
 from lab.topology import devices as bringup
@@ -96,16 +96,17 @@ class Exercise:
 
     def background(self, seconds: float, *, reverse: bool = True) -> Job:
         """Traffic that goes on under an action."""
-        path = self.path
-        assert isinstance(path, NetPath)
-        folder = self.lab.record.path
+        path, folder = self.path, self.lab.record.path
+        if isinstance(path, BlockPath):
+            return fio.start_background(path.disk, folder, seconds=seconds, level=self.blame)
         return iperf3.start_background(
             path.server, path.client, folder, seconds=seconds, reverse=reverse, level=self.blame
         )
 
     def growth(self, device: VdpaDevice) -> str:
         """The counter of a device that grows with whatever traffic."""
-        return _GROWTH[self.lab.plan.provider_of(device.name)]
+        provider = self.lab.plan.provider_of(device.name)
+        return "writes" if device.device_class is DeviceClass.BLK else _GROWTH[provider]
 
     def wait_flowing(self, device: VdpaDevice) -> None:
         """Wait until the device's own counter grows: an action under traffic that has not begun proves nothing.
@@ -254,9 +255,11 @@ class Migration:
         traffic.rehost(source.shell, lab.guest_moved(source, destination))
         with stopped_on_error(traffic):
             exercise.found.checks.append(self._silent(devices.main))
+            lost = self._given_back(source)
+            exercise.found.checks.append(lost)
             exercise.found.checks.append(self._survives(exercise.path.server, destination, interface))
             if not lab.plan.leaves_card:
-                exercise.found.checks.append(self._goes_on(devices.second))
+                exercise.found.checks.append(self._goes_on(devices.second, lost))
         traffic.stop()
         if lab.plan.leaves_card:
             # The simulator reaches nobody, so traffic cannot go on: it is made anew, in a loop.
@@ -280,7 +283,20 @@ class Migration:
             "interface survives the migration", after == before, after, before, level=Level.L1_QEMU, machine="l2dst"
         )
 
-    def _goes_on(self, device: VdpaDevice) -> Check:
+    def _given_back(self, source: Guest) -> Check:
+        """What QEMU itself tells of the queues of a device that it has stopped (qapi/virtio.json)."""
+        given = self.exercise.given
+        assert given is not None
+        backend = {"path": f"/machine/peripheral/{given.id}/virtio-backend"}
+        query = source.machine.query
+        held = {
+            queue: query("x-query-virtio-queue-status", {**backend, "queue": queue})["inuse"]
+            for queue in range(query("x-query-virtio-status", backend)["num-vqs"])
+        }
+        return virtqueues.judge(held, machine=source.machine.name)
+
+    def _goes_on(self, device: VdpaDevice, lost: Check) -> Check:
+        """Traffic that stalls because of what QEMU has lost is told as that."""
         name, expected = (
             "traffic goes on at the destination",
             f"{self.exercise.growth(device)} of the device there grows",
@@ -289,7 +305,7 @@ class Migration:
             self.exercise.wait_flowing(device)
             flows, seen = True, "it grew"
         except DeadlineExceeded as error:
-            flows, seen = False, str(error)
+            flows, seen = False, f"{error}; {lost.seen}" if lost.verdict is Verdict.FAIL else str(error)
         except LabError as error:
             return Check.unproven(name, str(error), expected, machine="l2dst", proof=True)
         return Check.judged(name, flows, seen, expected, level=Level.L1_QEMU, machine="l2dst", proof=True)

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab.actions import unplug
-from lab.config.scenario import Fault, Unplug
+from lab.config.scenario import Fault, Fio, FioJob, Unplug
 from lab.errors import CommandError, DeadlineExceeded, LabError, ProductFailure, product
 from lab.host.base import COMMAND_S
 from lab.machine.device_model import DeviceModel
-from lab.model import Check, Level
+from lab.model import Check, Level, Verdict
 from lab.scenarios.traffic import UNDER_ACTION_S
-from lab.topology.devices import NetPath
+from lab.topology.devices import BlockPath, NetPath
 from lab.wait import Deadline, wait_until
+from lab.workloads import fio
 
 if TYPE_CHECKING:
     from lab.scenarios.exercise import Exercise
@@ -37,6 +38,8 @@ _STACKS = 'for stack in "/proc/$0/task/"*/stack; do cat "$stack"; echo; done'
 _FUNCTION = re.compile(r"^\[<0>\] ([\w.]+)\+", re.MULTILINE)
 _SHOWN = 6
 _UNPLUG = Unplug(kind="unplug")
+# Beyond what the traffic in the background writes (FioJob's default size).
+_PROBE = Fio(kind="fio", jobs=[FioJob(rw="write", size="64k", offset="32m")])
 # ping(8): some replies came, none did. Any other status is a ping that did not do its work.
 _REPLIED, _SILENT = 0, 1
 
@@ -182,13 +185,26 @@ class Provoked:
             )
         )  # fmt: skip
 
-    def _traffic(self, seconds: float) -> str:
+    def _disk(self, path: BlockPath, label: str, seconds: float) -> str:
+        """``flows`` when the disk gives back what was written to it, ``corrupts`` when it gives something else, and
+        ``stops`` when it does not within the time.
+
+        Raises LabError when fio did not look.
+        """
+        exercise = self.exercise
+        job = fio.start(_PROBE, path.disk, exercise.lab.record.path, label=label, level=exercise.blame)
+        checks = job.finish(seconds).checks
+        if unproven := [check.seen for check in checks if check.verdict is Verdict.ERROR]:
+            raise LabError(f"{path.disk.host.name}: fio did not look: {unproven[0]}")
+        failed = {check.name for check in checks if check.verdict is Verdict.FAIL}
+        return "corrupts" if "integrity" in failed else "stops" if failed else "flows"
+
+    def _network(self, path: NetPath, seconds: float) -> str:
         """``flows`` as soon as one packet has come across and back, ``stops`` when none did within the time.
 
         Raises CommandError when ping did not look, ProductFailure when it does not end: L1 hangs.
         """
-        path, lab = self.exercise.path, self.exercise.lab
-        assert isinstance(path, NetPath)
+        lab = self.exercise.lab
         limit = math.ceil(seconds * lab.slowness["l2"])
         # -w ends it also when nothing answers; -c 1 counts answers, not requests, together with it (ping(8)).
         argv = ["ping", "-n", "-q", "-c", "1", "-i", "0.2", "-w", str(limit), path.server.address]
@@ -262,7 +278,10 @@ class Provoked:
 
     def _judge_traffic(self, name: str, seconds: float, expected: str) -> None:
         """Whose fault it is when it is another than declared, no log tells: the guest's driver has its part in it."""
-        exercise, seen = self.exercise, self._traffic(seconds)
+        exercise, path = self.exercise, self.exercise.path
+        seen = (
+            self._network(path, seconds) if isinstance(path, NetPath) else self._disk(path, name.split()[-1], seconds)
+        )
         exercise.found.checks.append(
             Check.judged(name, seen == expected, seen, expected, level=exercise.blame, machine=exercise.user)
         )

@@ -34,7 +34,8 @@ def apply(
     ]
     judged = [_explain(check, relevant) for check in checks]
     known = tuple(dict.fromkeys(found for _, found in judged if found))
-    gone = [f for f in relevant if complete and scenario in f.scenarios and f.id not in known]
+    due = [f for f in relevant if complete and scenario in f.scenarios and not f.sporadic]
+    gone = [f for f in due if f.id not in known]
     return [check for check, _ in judged] + [_gone(finding) for finding in gone], known
 
 

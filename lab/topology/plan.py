@@ -17,8 +17,10 @@ from lab.config.catalog import load_scenario, load_site
 from lab.config.request import ArtifactOptions, RunRequest
 from lab.config.requirement import select
 from lab.config.scenario import (
+    Action,
     Device,
     Fault,
+    FaultName,
     Fio,
     Ifcvf,
     Iperf3,
@@ -39,6 +41,7 @@ from lab.model import AttachMode, DeviceClass
 
 # Bytes of the backing file behind an emulated virtio-blk function; vdpa_sim_blk has as much.
 BLOCK_BYTES = 128 << 20
+_DISK_FAULTS: tuple[FaultName, ...] = ("corrupt", "queue-stall", "slow")
 
 # What QEMU needs beside the guest's RAM, in MiB; measured as RSS minus touched RAM.
 _QEMU_MB = 300
@@ -354,7 +357,7 @@ def _of_vdpa(scenario: VdpaScenario, request: RunRequest) -> list[str]:
     if isinstance(action, Migrate):
         found += _unmovable(scenario, action)
     if action and not isinstance(action, Migrate) and scenario.device_class is not DeviceClass.NET:
-        found.append(f"{action.kind} is written for network devices")
+        found += _of_disk(action)
     if isinstance(action, Fault):
         net = scenario.device_class is DeviceClass.NET
         found += [f"fault: {problem}" for problem in parameters(action.name, dict(action.parameters), net=net)[1]]
@@ -365,6 +368,16 @@ def _of_vdpa(scenario: VdpaScenario, request: RunRequest) -> list[str]:
     if isinstance(action, Migrate) and (scenario.cold or request.cold):
         found.append("migrate hot-plugs its device; it has no cold form")
     return found
+
+
+def _of_disk(action: Action) -> list[str]:
+    if not isinstance(action, Fault):
+        return [f"{action.kind} is written for network devices"]
+    if action.name not in _DISK_FAULTS:
+        return [f"fault: of those that a disk can have, {', '.join(_DISK_FAULTS)} are written"]
+    if (action.when, action.release, action.afterwards) != ("traffic", None, "flows"):
+        return ["fault: a disk's begins under traffic, without a release, and its traffic flows afterwards"]
+    return []
 
 
 def _of_virtbus(scenario: VirtbusScenario, request: RunRequest) -> list[str]:

@@ -189,6 +189,7 @@ class FioRun:
 def _arguments(name: str, job: FioJob, end: BlockEnd, seconds: float | None) -> list[str]:
     # Without allow_file_create=0, fio makes a missing device node a file in /dev and measures the memory behind it.
     where = [f"--name={name}", f"--filename={end.device}", "--allow_file_create=0"]
+    where += [f"--offset={job.offset}"] if job.offset != "0" else []
     what = [f"--rw={job.rw}", f"--bs={job.block_size}", f"--size={job.size}", f"--iodepth={job.iodepth}"]
     bound = ["--time_based", f"--runtime={math.ceil(seconds)}", f"--verify_backlog={_BACKLOG}"] if seconds else []
     return [*where, *what, *_COMMON, *_VERIFY, *bound]

@@ -26,6 +26,7 @@ RELEASES = {
     "F015": "6.12.118-lab",
     "F016": "any",
     "F017": "6.1.192-lab",
+    "F018": "any",
 }
 
 
@@ -82,6 +83,7 @@ def test_f014_is_of_the_versions_that_it_was_seen_with() -> None:
         ("F012", "hangs in no call into vDPA"),
         ("F016", "waited 37 s for v39260d2cb: tx_bytes to grow"),
         ("F016", "vhost VQ 0 ring restore failed: -22: Invalid argument (22)"),
+        ("F018", "waited 20 s for v39260d2cb: tx_bytes to grow"),
         ("F015", "with irq-lost on, ping has not ended after 114 s"),
     ],
 )

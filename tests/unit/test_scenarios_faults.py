@@ -17,13 +17,13 @@ from lab.config.scenario import Fault
 from lab.config.strict import validate
 from lab.errors import CommandError, DeadlineExceeded, LabError, ProductFailure, QmpError
 from lab.evidence.record import Record
-from lab.host.endpoints import NetEnd
+from lab.host.endpoints import BlockEnd, NetEnd
 from lab.host.fake import FakeHost
 from lab.host.vdpa import VdpaDevice
-from lab.model import DeviceClass, Level, QemuDevice, Verdict
+from lab.model import Check, DeviceClass, Level, QemuDevice, Verdict, WorkloadResult
 from lab.scenarios import faults as module
 from lab.scenarios.exercise import Findings
-from lab.topology.devices import NetPath
+from lab.topology.devices import BlockPath, NetPath
 
 NIC = QemuDevice({"driver": "virtio-net-pci", "id": "dut"}, {"type": "vhost-vdpa", "id": "dut-back"})
 MAIN = VdpaDevice("v1a", "pci/0000:01:00.0", DeviceClass.NET, 0x8086, 2, 1024)
@@ -173,6 +173,44 @@ def test_a_fault_has_struck_before_traffic_is_judged_by_it(world: World, monkeyp
 def test_a_ping_that_did_not_look_is_no_traffic_that_stops(world: World, answer: tuple[int, str]) -> None:
     world.host.answers["*ping *"] = answer
     with pytest.raises(CommandError, match="ping"):
+        world.run(STALL)
+
+
+def fio_check(name: str, verdict: Verdict) -> Check:
+    return Check(name, verdict, "seen", "expected", Level.LAB if verdict is Verdict.ERROR else Level.L2_KERNEL, "l2")
+
+
+WRITTEN, READ = fio_check("fio write_64k", Verdict.PASS), fio_check("integrity", Verdict.PASS)
+STALLED, WRONG = fio_check("fio write_64k", Verdict.FAIL), fio_check("integrity", Verdict.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "traffic"),
+    [([STALLED], "stops"), ([WRITTEN, WRONG], "corrupts"), ([WRITTEN, READ], "flows")],
+)
+def test_what_a_disk_does(meanwhile: list[Check], traffic: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [meanwhile, [WRITTEN, READ]]
+
+    def start(*_arguments: Any, label: str, **_options: Any) -> Any:
+        world.did.append(label)
+        return SimpleNamespace(finish=lambda _seconds: WorkloadResult((), tuple(said.pop(0)), {}))
+
+    monkeypatch.setattr("lab.workloads.fio.start", start)
+    world.exercise.path = BlockPath(BlockEnd(world.host, "/dev/vdb", 1 << 27), None)
+    assert set(world.run({**STALL, "traffic": traffic}).values()) == {Verdict.PASS}
+    assert [word for word in world.did if word in ("meanwhile", "afterwards")] == ["meanwhile", "afterwards"]
+    said[:] = [meanwhile, [WRITTEN, READ]]
+    other = "flows" if traffic == "stops" else "stops"
+    world.exercise.found.checks.clear()
+    assert world.run({**STALL, "traffic": other})["traffic meanwhile"] is Verdict.FAIL
+
+
+def test_a_fio_that_did_not_look_is_no_disk_that_stops(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = WorkloadResult((), (fio_check("fio write_64k", Verdict.ERROR),), {})
+    job = SimpleNamespace(finish=lambda _seconds: result)
+    monkeypatch.setattr("lab.workloads.fio.start", lambda *_arguments, **_options: job)
+    world.exercise.path = BlockPath(BlockEnd(world.host, "/dev/vdb", 1 << 27), None)
+    with pytest.raises(LabError, match="fio did not look"):
         world.run(STALL)
 
 

@@ -80,6 +80,13 @@ def test_nothing_is_gone_that_could_not_have_appeared(other: dict[str, Any]) -> 
     assert applied(GOOD, **other) == ([GOOD], ())
 
 
+def test_nothing_is_gone_that_does_not_appear_each_time() -> None:
+    versions: Any = {"kernel": "6.12.9", "qemu_l0": "11.1.3", "qemu_l1": "0.0.0"}
+    sporadic = KNOWN.model_copy(update={"sporadic": True})
+    assert apply([GOOD], [sporadic], scenario="net-x", **versions) == ([GOOD], ())
+    assert apply([SPLAT], [sporadic], scenario="net-x", **versions)[1] == ("F001",)
+
+
 def test_one_that_is_known_is_named_once() -> None:
     assert apply([SPLAT, SPLAT], [KNOWN], scenario="net-x", kernel="6.12.9", qemu_l0="11.1.3", qemu_l1="0.0.0")[1] == (
         "F001",

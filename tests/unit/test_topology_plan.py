@@ -77,7 +77,12 @@ def test_every_scenario_can_be_planned(name: str) -> None:
         ({**MIGRATE, "action": {"kind": "migrate", "shadow_vq": True}}, ["shadow_vq is for ifcvf"]),
         ({**MIGRATE, "action": {"kind": "migrate", "destination": "vdpa_sim"}}, ["destination is for ifcvf"]),
         ({**NET, "device": IFC, "attach": HOST, "action": FAULT}, ["fault acts on a guest's device"]),
-        ({**BLK, "device": IFC, "action": FAULT}, ["fault is written for network devices"]),
+        ({**BLK, "device": IFC, "action": FAULT}, []),
+        ({**BLK, "device": IFC, "action": {**FAULT, "name": "death"}}, ["fault: of those that a disk can have"]),
+        (
+            {**BLK, "device": IFC, "action": {**FAULT, "release": "done"}},
+            ["fault: a disk's begins under traffic, without a release"],
+        ),
         (
             {**NET, "attach": HOST, "workload": FIO, "action": {"kind": "migrate"}, "cold": True},
             ["fio needs a block", "migrate acts on a guest's", "migrate needs a vdpa_sim", "migrate hot-plugs"],

@@ -108,12 +108,12 @@ def test_two_jobs(bench: Bench) -> None:
 
 def test_what_fio_is_told(bench: Bench) -> None:
     bench.prints("randwrite-3.39")
-    bench.run(FioJob(size="16m", iodepth=4))
+    bench.run(FioJob(size="16m", iodepth=4, offset="32m"))
     (line,) = bench.argv
     for word in (
         "--ioengine=libaio",
         "--filename=/dev/vdb",
-        "--allow_file_create=0",
+        "--allow_file_create=0 --offset=32m",
         "--rw=randwrite --bs=4k --size=16m --iodepth=4",
         "--direct=1",
         "--verify=crc32c --verify_fatal=1 --do_verify=1",

@@ -1,0 +1,21 @@
+"""Whether QEMU itself has lost a guest's buffers on the way from the guest's queues to the device's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lab.model import Check, Level
+
+
+def judge(held: Mapping[int, int], *, machine: str) -> Check:
+    """Judge how many buffers QEMU had taken from each of a stopped device's queues and not given back (``inuse``).
+
+    Whoever stops a device gives its buffers back used, or as if they had never been taken (hw/virtio/virtio.c). A guest
+    waits for all others for ever, and so does the socket that sent what is in them.
+    """
+    lost = [f"{number} buffers of queue {queue}" for queue, number in sorted(held.items()) if number]
+    seen = f"QEMU has lost {', '.join(lost)}" if lost else f"all, of {len(held)} queues"
+    return Check.judged(
+        "buffers given back", not lost, seen,
+        "a QEMU whose guest has left holds none of its buffers", level=Level.L1_QEMU, machine=machine,
+    )  # fmt: skip
