@@ -12,6 +12,7 @@ from lab.checks.process import Held
 from lab.config.catalog import load_scenario
 from lab.config.request import RunRequest
 from lab.config.site import NestedSite
+from lab.errors import QmpRefused
 from lab.evidence.record import Record
 from lab.host.fake import FakeHost
 from lab.host.kmsg import KernelLog
@@ -66,8 +67,10 @@ def _start_guest(lab: Any, name: str, devices: Sequence[Any], incoming: bool) ->
     folder: Path = lab.record.folder("machines", name)
 
     def query(command: str, arguments: dict[str, Any]) -> dict[str, int]:
-        assert arguments["path"] == "/machine/peripheral/dut/virtio-backend"
-        return {"num-vqs": 3} if command == "x-query-virtio-status" else {"inuse": lab.inuse.get(arguments["queue"], 0)}
+        assert (command, arguments["path"]) == ("x-query-virtio-queue-status", "/machine/peripheral/dut/virtio-backend")
+        if arguments["queue"] > 2:
+            raise QmpRefused("l2: Invalid virtqueue number 3")
+        return {"inuse": lab.inuse.get(arguments["queue"], 0)}
 
     machine = SimpleNamespace(
         name=name,
