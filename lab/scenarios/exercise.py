@@ -288,8 +288,8 @@ class Migration:
     def _given_back(self, source: Guest) -> Check:
         """What QEMU itself tells of the queues of a device that it has stopped (qapi/virtio.json).
 
-        It is asked until there is no further queue: x-query-virtio-status knows how many there are, and aborts QEMU 11.1.3
-        when vhost has stopped.
+        It is asked until there is no further queue: x-query-virtio-status knows how many there are, and aborts
+        QEMU 11.1.3 when vhost has stopped.
         """
         given = self.exercise.given
         assert given is not None

@@ -337,7 +337,12 @@ def test_traffic_that_does_not_go_on_at_the_destination(record: Record, world: W
 
 @pytest.mark.parametrize(
     ("scenario", "inuse", "known"),
-    [("migrate-no_svq", {1: 3}, ("F018",)), ("migrate-no_svq", {}, ()), ("migrate", {1: 3}, ()), ("migrate", {}, ())],
+    [
+        ("migrate-no_svq", {1: 3}, ("F018",)),
+        ("migrate-no_svq", {}, ()),
+        ("migrate", {1: 3}, ("F018",)),
+        ("migrate", {}, ()),
+    ],
 )
 def test_a_stall_is_explained_by_buffers_that_qemu_has_lost_alone(
     record: Record, world: World, scenario: str, inuse: dict[int, int], known: tuple[str, ...]
