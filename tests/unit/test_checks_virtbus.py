@@ -179,7 +179,7 @@ def test_what_was_hardly_done_is_no_race_and_no_fault(tmp_path: Path) -> None:
 
 
 def test_a_race_goes_on_until_all_was_done_often_enough(tmp_path: Path) -> None:
-    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + "slow() { sleep 0.1; did it true; }\n"
+    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("quietly dev drv")] + "slow() { sleep 0.1; did it true; }\n"
     done = proc.run(["sh", "-ec", f"{script}together slow", "sh", str(tmp_path), "", "300", "0", "5", "it"])
     assert done.text.removeprefix("it=") in ("5", "6", "7")
     assert done.stderr == b""
@@ -190,7 +190,7 @@ def test_every_file_of_a_device_is_read(tmp_path: Path) -> None:
     (node / "power").mkdir(parents=True)
     for name in ("uevent", "modalias"):
         (node / name).write_text("x\n")
-    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + f"BUS={tmp_path}/bus\n"
+    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("quietly dev drv")] + f"BUS={tmp_path}/bus\n"
     wanted = "read-uevent read-modalias read-power"
     done = proc.run(["sh", "-ec", f"{script}together reads", "sh", str(tmp_path), "", "6", "0", "2", wanted])
     counts = dict(line.split("=") for line in done.text.splitlines())
@@ -200,7 +200,7 @@ def test_every_file_of_a_device_is_read(tmp_path: Path) -> None:
 
 def test_what_is_refused_in_a_race_was_not_done(tmp_path: Path) -> None:
     jobs = 'works() { did kept write x "$KO/file"; }\nfails() { did refused write x "$KO/none/file"; }\n'
-    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("load dev drv")] + jobs + "together works fails\n"
+    script = _PRELUDE + _TOGETHER[: _TOGETHER.index("quietly dev drv")] + jobs + "together works fails\n"
     done = proc.run(["sh", "-ec", script, "sh", str(tmp_path), "", "6", "0", "3", "kept refused"])
     counts = dict(line.split("=") for line in done.text.splitlines())
     assert int(counts["kept"]) > 0

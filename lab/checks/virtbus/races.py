@@ -43,6 +43,8 @@ together() {
     for what in $WANTED; do echo "$what=$(times_of "$what")"; done
 }
 write() { echo "$1" >"$2"; }
+# Thousands of lines of who is probed and removed would push out of the kernel's log what it has to say itself.
+quietly() { for module; do insmod "$KO/vbt_${module}_$N.ko" quiet=1; done; }
 read_all() { while read -r _; do :; done <"$1"; }
 makes() { did create write "alpha 3" "$DEV/create"; did destroy write all "$DEV/destroy"; }
 takes() { while read -r device; do did take write "$device" "$DEV/destroy"; done <"$DEV/devices"; }
@@ -63,9 +65,9 @@ pokes() {
     done
 }
 scans() { read -r device <"$DEV/devices"; did scan write "$device" "$BUS/drivers_probe"; }
-drives() { did driver-goes rmmod "vbt_drv_$N"; did driver-comes insmod "$KO/vbt_drv_$N.ko"; }
-creates() { did creator-goes rmmod "vbt_dev_$N"; did creator-comes insmod "$KO/vbt_dev_$N.ko"; }
-load dev drv
+drives() { did driver-goes rmmod "vbt_drv_$N"; did driver-comes quietly drv; }
+creates() { did creator-goes rmmod "vbt_dev_$N"; did creator-comes quietly dev; }
+quietly dev drv
 echo "alpha 3" >"$DEV/create"
 BUS=$(dirname "$(dirname "$(node "$(first)")")")
 DRIVER=$(basename "$(readlink "$(node "$(first)")/driver")")

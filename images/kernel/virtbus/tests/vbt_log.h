@@ -6,6 +6,7 @@
 #include <linux/debugfs.h>
 #include <linux/ktime.h>
 #include <linux/minmax.h>
+#include <linux/moduleparam.h>
 #include <linux/seq_file.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
@@ -24,6 +25,10 @@ static struct vbt_event vbt_events[VBT_EVENTS];
 static unsigned long vbt_event_count;
 static DEFINE_SPINLOCK(vbt_event_lock);
 
+static bool quiet;
+module_param(quiet, bool, 0444);
+MODULE_PARM_DESC(quiet, "Keep what happens out of the kernel's log");
+
 static void vbt_log(const char *who, const char *what)
 {
 	struct vbt_event *event;
@@ -36,7 +41,8 @@ static void vbt_log(const char *who, const char *what)
 	strscpy(event->who, who, sizeof(event->who));
 	strscpy(event->what, what, sizeof(event->what));
 	spin_unlock(&vbt_event_lock);
-	pr_info("vbt: %llu %s %s\n", ns, who, what);
+	if (!quiet)
+		pr_info("vbt: %llu %s %s\n", ns, who, what);
 }
 
 static int vbt_log_show(struct seq_file *file, void *unused)
