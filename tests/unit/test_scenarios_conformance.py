@@ -284,6 +284,18 @@ def test_a_check_needs_its_kernel(stage: Stage, options: frozenset[str] | None) 
     assert options or check.seen == "this kernel lacks CONFIG_DEBUG_KMEMLEAK"
 
 
+@pytest.mark.parametrize("options", [frozenset(["CONFIG_KASAN=y", "CONFIG_DEBUG_KMEMLEAK=y"]), frozenset()])
+def test_with_kasan_a_control_shows_only_what_other_kernels_cannot(stage: Stage, options: frozenset[str]) -> None:
+    stage.options = options
+    for name in ("R10/kmemleak", "U03/release"):
+        stage.procedures[name] = lambda _bench: good()
+    wanted = ["R10/kmemleak", "U03/release"]
+    checks = stage.run(topics=["lifetime"], only=wanted, adapters=["virtbus", "auxiliary"])
+    assert "U03/release" in checks
+    control = {name.removeprefix("auxiliary: ") for name in checks if name.startswith("auxiliary: ")}
+    assert control & {*wanted} == ({"R10/kmemleak"} if options else {"R10/kmemleak", "U03/release"})
+
+
 def test_a_reboot_comes_last_and_is_read_on_the_console(stage: Stage) -> None:
     prepared = "bound=a.0\nparent=p\n"
     told = "[   99.000000] vbt: 8 a.0 shutdown\n[   99.100000] vbt: 9 p shutdown\n"
