@@ -76,7 +76,7 @@ def test_a_mutant_that_is_not_caught_fails_the_suite(cli: Cli) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(2400)
 def test_the_suite_passes_on_the_debug_kernel(cli: Cli) -> None:
-    with cli.running("virtbus", "--kernel", "debug", "-j", "1") as running:
+    with cli.running("virtbus", "--kernel", "debug") as running:
         ended = running.end(2400)
     assert ended.status == 0, ended.said
     for result in ended.document.results:

@@ -14,7 +14,7 @@ _HELD_MS = 1500
 # cache is shrunk (mm/kasan/quarantine.c).
 _SCALE = """
 slab() {
-    for cache in /sys/kernel/slab/*/shrink; do [ ! -e "$cache" ] || echo 1 >"$cache"; done
+    for cache in /sys/kernel/slab/kmalloc-*/shrink; do [ ! -e "$cache" ] || echo 1 >"$cache"; done
     echo 2 >/proc/sys/vm/drop_caches
     sed -n 's/^SUnreclaim: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo
 }
