@@ -65,6 +65,11 @@ def test_only_what_is_one_shell_leaves_a_processor_free(name: str, sets: tuple[s
     assert make_plan(request(name, *sets)).cores == cores
 
 
+def test_races_wait_for_late_releases_and_start_first() -> None:
+    assert make_plan(request("virtbus-races", kernel="debug")).cores == 1
+    assert make_plan(request("virtbus-races")).estimate_s > make_plan(request("virtbus-api")).estimate_s
+
+
 def test_a_mutant_names_its_kernel_and_the_user_may_name_another(mutant: str) -> None:
     assert make_plan(request(mutant)).request.artifacts.kernel == "debug"
     assert make_plan(request(mutant, kernel="backports")).request.artifacts.kernel == "backports"
