@@ -56,7 +56,7 @@ HARMLESS = (
     ),
     Phrase(r"warning: hub \d+ is not connected to host network", "the hub joins PF and VFs with each other only"),
     Phrase(
-        r"warning: vfio vfio-user:\S+: Could not enable error recovery for the device",
+        r"(?:-device \{.*\}: )?warning: vfio vfio-user:\S+: Could not enable error recovery for the device",
         "the device model has no interrupt for PCI errors (ifc-vf.md 4)",
     ),
     Phrase(r"char device redirected to .*", "where a console is"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lab.model import Check, Level
+from lab.model import Check, Level, Verdict
+
+# The queue that matters: the first one in which a guest's own data waits.
+_TRANSMIT = 1
 
 
 def judge(held: Mapping[int, int], *, machine: str) -> Check:
@@ -14,8 +17,8 @@ def judge(held: Mapping[int, int], *, machine: str) -> Check:
     waits for all others for ever, and so does the socket that sent what is in them.
     """
     expected = "a QEMU whose guest has left holds none of its buffers"
-    if not held:
-        return Check.unproven("buffers given back", "QEMU tells of no queue", expected, machine=machine)
+    if _TRANSMIT not in held:
+        return Check("buffers given back", Verdict.SKIP, "QEMU does not tell of its queues", expected, machine=machine)
     lost = [f"{number} buffers of queue {queue}" for queue, number in sorted(held.items()) if number]
     seen = f"QEMU has lost {', '.join(lost)}" if lost else f"all, of {len(held)} queues"
     return Check.judged(

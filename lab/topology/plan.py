@@ -362,14 +362,20 @@ def _of_vdpa(scenario: VdpaScenario, request: RunRequest) -> list[str]:
     if action and not isinstance(action, Migrate) and scenario.device_class is not DeviceClass.NET:
         found += _of_disk(action)
     if isinstance(action, Fault):
-        net = scenario.device_class is DeviceClass.NET
-        found += [f"fault: {problem}" for problem in parameters(action.name, dict(action.parameters), net=net)[1]]
+        found += _of_fault(action, net=scenario.device_class is DeviceClass.NET)
     if isinstance(action, Remove | Fault | Neighbours) and not isinstance(scenario.device, Ifcvf):
         found.append(f"{action.kind} is written for ifcvf, whose device model is the lab's own")
     if isinstance(action, Neighbours) and isinstance(scenario.device, Ifcvf) and scenario.device.vfs < 4:
         found.append("neighbours needs four VFs of ifcvf: under test, its peer, and two more")
     if isinstance(action, Migrate) and (scenario.cold or request.cold):
         found.append("migrate hot-plugs its device; it has no cold form")
+    return found
+
+
+def _of_fault(action: Fault, *, net: bool) -> list[str]:
+    found = [f"fault: {problem}" for problem in parameters(action.name, dict(action.parameters), net=net)[1]]
+    if action.traffic == "corrupts" and (net or action.name != "corrupt"):
+        found.append("fault: only a disk's fault `corrupt` corrupts; the checksums of a network stop it")
     return found
 
 

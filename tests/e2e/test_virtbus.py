@@ -133,8 +133,8 @@ def _somebodys_series(cli: Cli, folder: Path, adapter: Path) -> None:
     freed, deleted = "+\tida_free(&name->ids, vdev->id);\n", "+\tdevice_del(&vdev->dev);\n"
     text = bus.read_text()
     assert text.count(freed) == text.count(deleted) == 1
-    text = text.replace(freed, "+\t/* virtbus_dev_del() has given the number back. */\n")
-    bus.write_text(text.replace(deleted, "+\tdevice_del(&vdev->dev), ida_free(&vdev->name->ids, vdev->id);\n"))
+    # The file is all new, so the hunk keeps its length.
+    bus.write_text(text.replace(freed, "").replace(deleted, deleted + freed.replace("name->ids", "vdev->name->ids")))
     shutil.copy2(ADAPTERS / "adapter-virtbus.h", adapter)
 
 

@@ -29,6 +29,8 @@ HARMLESS = (
     f"{Q}vhost VQ 0 ring restore failed: -1: Operation not permitted (1)\n",
     f"{Q}warning: hub 1 is not connected to host network\n",
     f"{Q}warning: vfio vfio-user:../ifcvf/vf1.sock: Could not enable error recovery for the device\n",
+    f'{Q}-device {{"driver": "vfio-user-pci", "bus": "spare0"}}: warning: vfio vfio-user:../ifcvf/vf1.sock: '
+    "Could not enable error recovery for the device\n",
 )
 
 

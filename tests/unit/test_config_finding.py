@@ -84,6 +84,9 @@ def test_f014_is_of_the_versions_that_it_was_seen_with() -> None:
         ("F016", "waited 37 s for v39260d2cb: tx_bytes to grow"),
         ("F016", "vhost VQ 0 ring restore failed: -22: Invalid argument (22)"),
         ("F018", "waited 20 s for v39260d2cb: tx_bytes to grow"),
+        ("F018", "QEMU has lost 1 buffers of queue 0"),
+        ("F018", "QEMU has lost 200 buffers of queue 1"),
+        ("F018", "QEMU has lost 1 buffers of queue 1, 2 buffers of queue 2"),
         ("F015", "with irq-lost on, ping has not ended after 114 s"),
     ],
 )

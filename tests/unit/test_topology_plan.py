@@ -78,6 +78,8 @@ def test_every_scenario_can_be_planned(name: str) -> None:
         ({**MIGRATE, "action": {"kind": "migrate", "destination": "vdpa_sim"}}, ["destination is for ifcvf"]),
         ({**NET, "device": IFC, "attach": HOST, "action": FAULT}, ["fault acts on a guest's device"]),
         ({**BLK, "device": IFC, "action": FAULT}, []),
+        ({**BLK, "device": IFC, "action": {**FAULT, "traffic": "corrupts"}}, ["fault: only a disk's fault `corrupt`"]),
+        ({**NET, "device": IFC, "action": {**FAULT, "traffic": "corrupts"}}, ["fault: only a disk's fault `corrupt`"]),
         ({**BLK, "device": IFC, "action": {**FAULT, "name": "death"}}, ["fault: of those that a disk can have"]),
         (
             {**BLK, "device": IFC, "action": {**FAULT, "release": "done"}},
