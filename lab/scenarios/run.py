@@ -53,6 +53,9 @@ from lab.topology.plan import Plan, make_plan
 from lab.topology.preflight import check_memory
 from lab.topology.undo import Undo
 
+# Seconds that an L1 whose connections are gone has to end, when the scenario declares that it may.
+_ENDING_S = 20.0
+
 
 class _StopHere(Exception):
     """The user asked to stop at this step."""
@@ -269,7 +272,7 @@ def _judge(run: _Run) -> None:
 def _excuse_declared_death(run: _Run, lab: Lab) -> None:
     """An L1 that ends as the scenario declares takes every connection with it, and nothing in it can be undone."""
     gone = isinstance(run.error, Unreachable | QmpError) or run.error is None
-    if gone and l1_died_as_declared(lab):
+    if gone and l1_died_as_declared(lab, _ENDING_S if run.error else 0.0):
         run.record.event("expected-death", machine="l1", error=str(run.error))
         run.error, lab.expendable = None, True
 

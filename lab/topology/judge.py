@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 
 from lab.checks import expectations, kernellog, qemulog
 from lab.config.scenario import Migrate, VdpaScenario
+from lab.errors import DeadlineExceeded
 from lab.machine.device_model import NAME as DEVICE_MODEL
 from lab.machine.machine import Machine, State, tail
 from lab.machine.process import describe_end
 from lab.model import Check, Level, Verdict
 from lab.topology.collect import Logs
 from lab.topology.lab import Lab
+from lab.wait import Deadline, wait_until
 
 
 def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collection[str] | None = None) -> list[Check]:
@@ -84,11 +87,16 @@ def death_declared(lab: Lab, machine: str, level: Level, words: str) -> bool:
     return _declared(lab, found, last_words(found, status))
 
 
-def l1_died_as_declared(lab: Lab) -> bool:
-    """Whether L1's QEMU has ended by itself in a way that the scenario expects."""
+def l1_died_as_declared(lab: Lab, within_s: float = 0.0) -> bool:
+    """Whether L1's QEMU has ended by itself in a way that the scenario expects, or does so within some seconds: its
+    connections are gone before its core is written.
+    """
     if lab.l1 is None or not any(item.outcome == "death" for item in lab.plan.scenario.expect):
         return False
-    status = lab.l1.process.poll()
+    process = lab.l1.process
+    with contextlib.suppress(DeadlineExceeded):
+        wait_until(lambda: process.poll() is not None, Deadline(within_s), "the end of L1's QEMU")
+    status = process.poll()
     return status is not None and not lab.l1.end_expected and _declared(lab, lab.l1, last_words(lab.l1, status))
 
 

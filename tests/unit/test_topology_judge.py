@@ -156,6 +156,15 @@ def test_a_death_that_the_scenario_expects(
     assert (machines.bad() == []) is excused
 
 
+def test_an_l1_whose_connections_have_gone_before_it(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines.l0_log = KernelLog(Path("/absent"))
+    machines.expect = [Expected(level=Level.L0_QEMU, pattern="Assertion", outcome="death", required=False)]
+    machines.of_l1.stderr.write_text("util/error.c:62: error_setv: Assertion `*errp == NULL' failed.\n")
+    looks = iter([None, None, -6])
+    monkeypatch.setattr(machines.of_l1, "poll", lambda: next(looks, -6))
+    assert l1_died_as_declared(machines.lab, 20.0)
+
+
 @pytest.mark.parametrize(("pattern", "declared"), [("Assertion", True), ("SIGSEGV", False)])
 def test_an_l1_that_died_as_declared(machines: Machines, pattern: str, declared: bool) -> None:
     machines.l0_log = KernelLog(Path("/absent"))
