@@ -38,8 +38,9 @@ _STACKS = 'for stack in "/proc/$0/task/"*/stack; do cat "$stack"; echo; done'
 _FUNCTION = re.compile(r"^\[<0>\] ([\w.]+)\+", re.MULTILINE)
 _SHOWN = 6
 _UNPLUG = Unplug(kind="unplug")
-# Beyond what the traffic in the background writes (FioJob's default size).
-_PROBE = Fio(kind="fio", jobs=[FioJob(rw="write", size="64k", offset="32m")])
+# Beyond what the traffic in the background writes (FioJob's default size), and each at a place of its own: what a
+# stalled disk has not answered may still be written when the next one looks.
+_PROBE_OFFSET = {"meanwhile": "32m", "afterwards": "64m"}
 # ping(8): some replies came, none did. Any other status is a ping that did not do its work.
 _REPLIED, _SILENT = 0, 1
 
@@ -186,18 +187,23 @@ class Provoked:
         )  # fmt: skip
 
     def _disk(self, path: BlockPath, label: str, seconds: float) -> str:
-        """``flows`` when the disk gives back what was written to it, ``corrupts`` when it gives something else, and
-        ``stops`` when it does not within the time.
+        """``flows`` when the disk gives back what was written to it, ``corrupts`` when it gives something else,
+        ``stops`` when it does not answer within the time, and ``fails`` when it answers with an error.
 
         Raises LabError when fio did not look.
         """
         exercise = self.exercise
-        job = fio.start(_PROBE, path.disk, exercise.lab.record.path, label=label, level=exercise.blame)
+        probe = Fio(kind="fio", jobs=[FioJob(rw="write", size="64k", offset=_PROBE_OFFSET[label])])
+        job = fio.start(probe, path.disk, exercise.lab.record.path, label=label, level=exercise.blame)
         checks = job.finish(seconds).checks
         if unproven := [check.seen for check in checks if check.verdict is Verdict.ERROR]:
             raise LabError(f"{path.disk.host.name}: fio did not look: {unproven[0]}")
-        failed = {check.name for check in checks if check.verdict is Verdict.FAIL}
-        return "corrupts" if "integrity" in failed else "stops" if failed else "flows"
+        failed = {check.name: check.seen for check in checks if check.verdict is Verdict.FAIL}
+        if not failed:
+            return "flows"
+        if "integrity" in failed:
+            return "corrupts"
+        return "stops" if all(fio.LATE in seen for seen in failed.values()) else "fails"
 
     def _network(self, path: NetPath, seconds: float) -> str:
         """``flows`` as soon as one packet has come across and back, ``stops`` when none did within the time.

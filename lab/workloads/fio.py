@@ -33,6 +33,8 @@ _COMMON = ("--output-format=json", "--eta=never", "--direct=1", "--randrepeat=1"
 _VERIFY = ("--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0")
 # Blocks written before the job goes back to verify them, so that a job bound by time verifies all along.
 _BACKLOG = 64
+# How a job that was stopped because it took too long is told.
+LATE = "it did not end in time"
 # fio's name for "what was read is not what was written".
 _EILSEQ = 84
 _CORRUPT = re.compile(r"^.*verify(?: failed|: bad).*$", re.MULTILINE)
@@ -131,7 +133,7 @@ class FioRun:
 
     def _without_report(self, name: str, output: Output, late: bool, error: Exception) -> list[Check]:
         if late:
-            seen = f"no result in time, nor when it was stopped: {base.tail(output.text)}"
+            seen = f"{LATE}: no result, nor when it was stopped: {base.tail(output.text)}"
             return [self._judged(f"fio {name}", False, seen, "a report")]
         if self._stopped and output == Output(None, "") and name != self._names[0]:
             return []  # it was not reached
@@ -145,7 +147,7 @@ class FioRun:
             seen = f"{name}: {corrupt.group() if corrupt else 'EILSEQ'}"
             return [self._judged("integrity", False, seen, "what was written is read back")]
         if job["error"] or late:
-            seen = "stalled: it did not end in time" if late else f"error {job['error']}"
+            seen = f"stalled: {LATE}" if late else f"error {job['error']}"
             return [self._judged(title, False, failed.group() if failed else seen, "no error")]
         if written == 0 or (output.status and not self._stopped):
             said = base.tail(output.text.partition("{")[0])

@@ -176,12 +176,13 @@ def test_a_ping_that_did_not_look_is_no_traffic_that_stops(world: World, answer:
         world.run(STALL)
 
 
-def fio_check(name: str, verdict: Verdict) -> Check:
-    return Check(name, verdict, "seen", "expected", Level.LAB if verdict is Verdict.ERROR else Level.L2_KERNEL, "l2")
+def fio_check(name: str, verdict: Verdict, seen: str = "seen") -> Check:
+    return Check(name, verdict, seen, "expected", Level.LAB if verdict is Verdict.ERROR else Level.L2_KERNEL, "l2")
 
 
 WRITTEN, READ = fio_check("fio write_64k", Verdict.PASS), fio_check("integrity", Verdict.PASS)
-STALLED, WRONG = fio_check("fio write_64k", Verdict.FAIL), fio_check("integrity", Verdict.FAIL)
+STALLED = fio_check("fio write_64k", Verdict.FAIL, "stalled: it did not end in time")
+REFUSED, WRONG = fio_check("fio write_64k", Verdict.FAIL, "error 5"), fio_check("integrity", Verdict.FAIL)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,16 @@ def test_what_a_disk_does(meanwhile: list[Check], traffic: str, world: World, mo
     other = "flows" if traffic == "stops" else "stops"
     world.exercise.found.checks.clear()
     assert world.run({**STALL, "traffic": other})["traffic meanwhile"] is Verdict.FAIL
+
+
+def test_a_disk_that_refuses_does_not_stop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [[REFUSED], [WRITTEN, READ]]
+    job = SimpleNamespace(finish=lambda _seconds: WorkloadResult((), tuple(said.pop(0)), {}))
+    monkeypatch.setattr("lab.workloads.fio.start", lambda *_arguments, **_options: job)
+    world.exercise.path = BlockPath(BlockEnd(world.host, "/dev/vdb", 1 << 27), None)
+    assert world.run(STALL)["traffic meanwhile"] is Verdict.FAIL
+    [check] = [check for check in world.exercise.found.checks if check.name == "traffic meanwhile"]
+    assert check.seen == "fails"
 
 
 def test_a_fio_that_did_not_look_is_no_disk_that_stops(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
