@@ -108,6 +108,9 @@ def cli() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (lab.cli.exit). ``argv`` is without the program's name."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # A shell without job control has what it puts into the background ignore it, and so would all that is started here:
+    # a test run that nobody could interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, _interrupt)
     arguments = list(sys.argv[1:] if argv is None else argv)

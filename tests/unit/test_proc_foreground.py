@@ -48,9 +48,14 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
         proc.foreground([str(tmp_path / "absent")])
 
 
+# As a shell without job control starts what it puts into the background, and CI with it.
+IGNORING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@pytest.mark.parametrize("before", [[], [sys.executable, "-c", IGNORING]], ids=["", "in the background"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupt_lets_the_command_clean_up(number: signal.Signals, tmp_path: Path) -> None:
-    with proc.spawn([sys.executable, "-P", "-c", PARENT, CHILD, str(tmp_path)]) as parent:
+def test_an_interrupt_lets_the_command_clean_up(number: signal.Signals, before: list[str], tmp_path: Path) -> None:
+    with proc.spawn([*before, sys.executable, "-P", "-c", PARENT, CHILD, str(tmp_path)]) as parent:
         wait_until(lambda: (tmp_path / "up").exists(), Deadline(20), "the child")
         os.kill(parent.pid, number)
         assert parent.wait(Deadline(20)) == 130
