@@ -20,6 +20,7 @@ INTERFACE_S = 10.0
 # (drivers/vdpa/vdpa_sim/vdpa_sim_net.c).
 LOOPBACK_MAX_MTU = 4070
 _LOOPBACK_INTERFACE = "loop0"
+_KEPT = "TCPSpuriousRtxHostQueues"
 
 # Prints the interface on a device whose MAC is $1; one that only shares the MAC (ipvlan) has no device.
 _FIND = """
@@ -126,6 +127,20 @@ def configure(host: Host, interface: str, address: str, *, mtu: int = 1500, netn
         lambda: _operational(end), Deadline(INTERFACE_S * host.slowness), f"{host.name}: the carrier of {interface}"
     )
     return end
+
+
+def kept_by_driver(end: NetEnd) -> int:
+    """How often TCP of an end's namespace did not send a segment again because the driver still had the packet.
+
+    It never does while that lasts (net/ipv4/tcp_output.c: skb_still_in_host_queue), so this grows for ever on a device
+    that lost one. 0 for a kernel that does not count it.
+    """
+    # Pairs of lines: names, and below them their values (net/ipv4/proc.c).
+    lines = [line.split() for line in end.host.run(end.argv(["cat", "/proc/net/netstat"])).text.splitlines()]
+    for names, values in zip(lines[::2], lines[1::2], strict=False):
+        if _KEPT in names:
+            return int(values[names.index(_KEPT)])
+    return 0
 
 
 def describe(end: NetEnd) -> str:

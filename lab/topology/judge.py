@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection
 
 from lab.checks import expectations, kernellog, qemulog
@@ -16,6 +17,10 @@ from lab.topology.collect import Logs
 from lab.topology.lab import Lab
 from lab.wait import Deadline, wait_until
 
+_LEAKS = "kernel memory leaks"
+_NO_LEAK = "none that kmemleak finds"
+# One report of kmemleak with its hex dump and back trace.
+_LEAK_LINES = 24
 
 def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collection[str] | None = None) -> list[Check]:
     """Judge the machines of the run (``only`` some of them) while L1 is up.
@@ -28,7 +33,7 @@ def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collect
     for name, machine in lab.machines.items():
         if only is None or name in only:
             checks += [_alive(lab, name, machine), *_kernel(lab, name, machine, logs), *_stderr(lab, name, machine)]
-    checks += [_leaks(name, text) for name, text in logs.leaks.items()]
+    checks += [check for name, text in logs.leaks.items() for check in _leaks(name, text)]
     return checks + (_expected(lab, logs) if complete else [])
 
 
@@ -165,10 +170,19 @@ def _stderr(lab: Lab, name: str, machine: Machine) -> list[Check]:
     )
 
 
-def _leaks(name: str, text: str) -> Check:
+def _leaks(name: str, text: str) -> list[Check]:
+    """One FAIL for each place that memory was lost from: a known finding explains its own and hides no other."""
     level = Level.L1_KERNEL if name == "l1" else Level.L2_KERNEL
-    seen = "\n".join(text.splitlines()[:12]) or "none"
-    return Check.judged("kernel memory leaks", not text, seen, "none that kmemleak finds", level=level, machine=name)
+    by_place: dict[str, list[str]] = {}
+    for leak in re.split(r"^(?=unreferenced object)", text, flags=re.MULTILINE):
+        if leak.strip():
+            by_place.setdefault(leak.partition("backtrace")[2].partition("\n")[2], []).append(leak.strip())
+    checks = []
+    for leaks in by_place.values():
+        times = f"{len(leaks)} like it; the first:\n" if len(leaks) > 1 else ""
+        seen = times + "\n".join(leaks[0].splitlines()[:_LEAK_LINES])
+        checks.append(Check.judged(_LEAKS, False, seen, _NO_LEAK, level=level, machine=name))
+    return checks or [Check(_LEAKS, Verdict.PASS, "none", _NO_LEAK, machine=name)]
 
 
 def _expected(lab: Lab, logs: Logs) -> list[Check]:

@@ -430,6 +430,8 @@ def _unmovable(scenario: VdpaScenario, action: Migrate) -> list[str]:
         found.append("migrate needs three VFs of ifcvf: under test, its destination, and the peer")
     if isinstance(device, VdpaSim) and action.shadow_vq:
         found.append("shadow_vq is for ifcvf: vdpa_sim can be suspended")
+    if isinstance(device, VdpaSim) and not action.offloads:
+        found.append("offloads is for ifcvf: vdpa_sim has none")
     if isinstance(device, VdpaSim) and action.destination != "same":
         found.append("destination is for ifcvf: a simulator's guest moves to a simulator")
     return found

@@ -27,6 +27,7 @@ RELEASES = {
     "F016": "any",
     "F017": "6.1.192-lab",
     "F018": "any",
+    "F019": "6.12.118-lab",
 }
 
 
@@ -66,6 +67,19 @@ def test_f001_is_not_any_null_dereference() -> None:
     assert known(finding, log, RELEASES["F001"]) == ()
 
 
+def test_f018_is_a_guest_s_connection_that_stands_still_too() -> None:
+    [finding] = [finding for finding in FINDINGS if finding.id == "F018"]
+    seen = "waited 20 s for v39260d2cb: tx_bytes to grow; 2 times TCP did not send again what the driver still held"
+    assert known(finding, seen, "any") == ("F018",)
+
+
+def test_f019_is_told_by_the_kernel_log_too() -> None:
+    [finding] = [finding for finding in FINDINGS if finding.id == "F019"]
+    log = "[   61.500000] kmemleak: 1 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"
+    [check] = kernellog.judge(log, None, machine="l1", level=finding.level)
+    assert known(finding, check.seen, RELEASES["F019"]) == ("F019",)
+
+
 def test_f014_is_of_the_versions_that_it_was_seen_with() -> None:
     """A later one of the series may have the fix: that its push tier stays green is what the e2e test goes by."""
     [finding] = [finding for finding in FINDINGS if finding.id == "F014"]
@@ -87,6 +101,9 @@ def test_f014_is_of_the_versions_that_it_was_seen_with() -> None:
         ("F018", "QEMU has lost 1 buffers of queue 0"),
         ("F018", "QEMU has lost 200 buffers of queue 1"),
         ("F018", "QEMU has lost 1 buffers of queue 1, 2 buffers of queue 2"),
+        ("F018", "waited 20 s for v39260d2cb: tx_bytes to grow; 3 times something else"),
+        ("F019", "kmemleak: kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"),
+        ("F019", "unreferenced object 0xffff88800ac0b600 (size 64):\n  device_set_deferred_probe_reason+0x40/0x110"),
         ("F015", "with irq-lost on, ping has not ended after 114 s"),
     ],
 )

@@ -170,3 +170,15 @@ def test_an_interface_is_told_in_a_line(tmp_path: Path) -> None:
     }
     end = NetEnd(FakeHost(answers, tmp_path), "eth1", "10.0.0.2", "n1")
     assert net.describe(end) == "eth1 UP 52:54:00:00:00:01 <BROADCAST,MULTICAST,UP,LOWER_UP> 10.0.0.2/24"
+
+
+@pytest.mark.parametrize(
+    ("netstat", "times"),
+    [
+        ("TcpExt: TW TCPSpuriousRtxHostQueues PAWS\nTcpExt: 4 53 7\nIpExt: InNoRoutes\nIpExt: 9\n", 53),
+        ("TcpExt: TW\nTcpExt: 4\n", 0),
+    ],
+)
+def test_how_often_tcp_waited_for_the_driver(tmp_path: Path, netstat: str, times: int) -> None:
+    host = FakeHost({"ip netns exec n1 cat /proc/net/netstat": netstat}, tmp_path)
+    assert net.kept_by_driver(NetEnd(host, "eth1", "10.0.0.2", "n1")) == times

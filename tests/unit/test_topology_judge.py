@@ -278,6 +278,17 @@ def test_leaks_that_kmemleak_finds(machines: Machines) -> None:
     assert machines.bad() == [("kernel memory leaks", Verdict.FAIL, Level.L1_KERNEL, "l1")]
 
 
+def test_each_place_that_memory_was_lost_from_is_a_failure_of_its_own(machines: Machines) -> None:
+    """A known finding explains its own leak, and hides none beside it."""
+    leak = "unreferenced object 0xffff88800ac0b6{:02x} (size 64):\n  backtrace (crc {:x}):\n    {}+0x40/0x110\n"
+    machines.logs.leaks["l1"] = leak.format(0, 7, "here") + leak.format(64, 8, "there") + leak.format(128, 9, "here")
+    seen = [check.seen for check in machines.judge() if check.name == "kernel memory leaks"]
+    assert [text.splitlines()[0] for text in seen] == [
+        "2 like it; the first:",
+        "unreferenced object 0xffff88800ac0b640 (size 64):",
+    ]
+
+
 def test_a_qemu_that_does_not_end_as_asked_fails(machines: Machines) -> None:
     assert {check.verdict for check in judge_ends(machines.lab)} == {Verdict.PASS}
     machines.l2.bad_end = "had to be killed"

@@ -75,6 +75,7 @@ def test_every_scenario_can_be_planned(name: str) -> None:
         ({**NET, "device": IFC, "action": {"kind": "neighbours"}}, ["neighbours needs four VFs"]),
         ({**MIGRATE, "device": IFC}, ["migrate needs three VFs"]),
         ({**MIGRATE, "action": {"kind": "migrate", "shadow_vq": True}}, ["shadow_vq is for ifcvf"]),
+        ({**MIGRATE, "action": {"kind": "migrate", "offloads": False}}, ["offloads is for ifcvf"]),
         ({**MIGRATE, "action": {"kind": "migrate", "destination": "vdpa_sim"}}, ["destination is for ifcvf"]),
         ({**NET, "device": IFC, "attach": HOST, "action": FAULT}, ["fault acts on a guest's device"]),
         ({**BLK, "device": IFC, "action": FAULT}, []),
