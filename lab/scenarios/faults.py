@@ -78,6 +78,8 @@ class Provoked:
                 self._meanwhile()
             with lab.record.step("afterwards"):
                 self._recover()
+                if traffic and self._waits:
+                    self._judge_waiting(traffic)
         except BaseException:
             self._give_up()
             raise
@@ -291,6 +293,25 @@ class Provoked:
         exercise.found.checks.append(
             Check.judged(name, seen == expected, seen, expected, level=exercise.blame, machine=exercise.user)
         )
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the requests that a disk did not answer are to be answered when the fault is over."""
+        disk = isinstance(self.exercise.path, BlockPath)
+        return disk and self.action.traffic in ("flows", "stops") and self.action.afterwards == "flows"
+
+    def _judge_waiting(self, traffic: Job) -> None:
+        """What was written before and meanwhile: the job that has waited goes on, and reads it back."""
+        exercise = self.exercise
+        try:
+            exercise.wait_flowing(exercise.devices.main)
+        except DeadlineExceeded as error:
+            level, machine = exercise.blame, exercise.user
+            exercise.found.checks.append(
+                Check.judged("waiting requests", False, str(error), "answered", level=level, machine=machine)
+            )
+        traffic.stop()
+        exercise.found.add(traffic.finish())
 
     def _judge_hang(self, error: ProductFailure) -> None:
         """A host in which ping does not end hangs with the fault; whether it does so for good is seen without that."""

@@ -22,6 +22,7 @@ _NO_LEAK = "none that kmemleak finds"
 # One report of kmemleak with its hex dump and back trace.
 _LEAK_LINES = 24
 
+
 def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collection[str] | None = None) -> list[Check]:
     """Judge the machines of the run (``only`` some of them) while L1 is up.
 

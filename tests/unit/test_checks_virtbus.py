@@ -63,6 +63,7 @@ gone=yes
 RACE = "create=9\ndestroy=9\nunbind=20\nbind=21\nbalance=0\nbound=0\n"
 SYSFS = RACE + "announce=5\noverride=6\nread-uevent=7\nread-modalias=7\nread-driver_override=7\nread-power=9\nscan=8"
 COMING = "driver-goes=3\ndriver-comes=4\n"
+QUARANTINED = "made=2000\nunique=2000\ncounts=2000 2000\nmemory=quarantined\n"
 MANY = "made=2000\nunique=2000\ncounts=2000 2000\ngrown_kb=40\n"
 
 CAN_FAIL = """\
@@ -100,6 +101,7 @@ CASES = [
     ("R10/scale", MANY, "counts=2000 2000", "counts=2000 1999"),
     ("R10/scale", MANY, "grown_kb=40", "grown_kb=900"),
     ("R10/scale", MANY, "grown_kb=40", ""),
+    ("R10/scale", QUARANTINED, "counts=2000 2000", "counts=2000 1999"),
     ("R10/unload", "gone=virtual_bus", "gone=virtual_bus", ""),
     ("R10/kmemleak", "scanned=yes", "scanned=yes", "scanned=yes\nleak=unreferenced object 0xffff (size 32):"),
     ("R10/kmemleak", "scanned=yes", "scanned=yes", ""),

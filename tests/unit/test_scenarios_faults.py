@@ -53,6 +53,9 @@ class World:
         self.dead = False
         self.end_expected = False
         self.answers: list[dict[str, Any]] = []
+        # What traffic that went on all the time has come to, and whether it goes on after the fault.
+        self.waited: list[Check] = []
+        self.stands_still = False
         record = Record(folder / "run")
         self.host = FakeHost({"*ping *": self._ping, "sh *": STACKS}, folder / "l1", "l1")
         path = NetPath(NetEnd(self.host, "eth1", "10.0.0.2"), NetEnd(self.host, "eth2", "10.0.0.1", "n1"))
@@ -75,8 +78,10 @@ class World:
             blame=Level.L2_KERNEL,
             found=Findings(),
             prove=lambda _device, label: self.did.append(f"prove {label}"),
-            background=lambda _seconds: SimpleNamespace(stop=lambda: self.did.append("stop")),
-            wait_flowing=lambda _device: self.did.append("flowing"),
+            background=lambda _seconds: SimpleNamespace(
+                stop=lambda: self.did.append("stop"), finish=lambda: WorkloadResult((), tuple(self.waited), {})
+            ),
+            wait_flowing=self._wait_flowing,
             replug=lambda _given: self.did.append("plug"),
         )
 
@@ -94,6 +99,11 @@ class World:
             self.dead = True
             raise LabError("no answer")
         return {}
+
+    def _wait_flowing(self, _device: Any) -> None:
+        self.did.append("flowing")
+        if self.stands_still and "queue-stall off" in self.did:
+            raise DeadlineExceeded("writes to grow", 20)
 
     def poll(self) -> int | None:
         return -9 if self.dead else None
@@ -204,6 +214,22 @@ def test_what_a_disk_does(meanwhile: list[Check], traffic: str, world: World, mo
     other = "flows" if traffic == "stops" else "stops"
     world.exercise.found.checks.clear()
     assert world.run({**STALL, "traffic": other})["traffic meanwhile"] is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("waited", "stands_still", "failed"),
+    [([WRITTEN, READ], False, ""), ([WRITTEN, WRONG], False, "integrity"), ([], True, "waiting requests")],
+)
+def test_what_became_of_the_requests_that_waited(
+    waited: list[Check], stands_still: bool, failed: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [[STALLED], [WRITTEN, READ]]
+    job = SimpleNamespace(finish=lambda _seconds: WorkloadResult((), tuple(said.pop(0)), {}))
+    monkeypatch.setattr("lab.workloads.fio.start", lambda *_arguments, **_options: job)
+    world.exercise.path = BlockPath(BlockEnd(world.host, "/dev/vdb", 1 << 27), None)
+    world.waited, world.stands_still = waited, stands_still
+    verdicts = world.run(STALL)
+    assert [name for name, verdict in verdicts.items() if verdict is not Verdict.PASS] == ([failed] if failed else [])
 
 
 def test_a_disk_that_refuses_does_not_stop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
