@@ -21,7 +21,7 @@ from lab.config.scenario import (
     Device,
     Fault,
     FaultName,
-    Fio,
+    FioJob,
     Ifcvf,
     Iperf3,
     Migrate,
@@ -33,6 +33,7 @@ from lab.config.scenario import (
     VdpaSim,
     VirtbusScenario,
     VpVdpa,
+    Workload,
 )
 from lab.config.site import MachineSize, NestedSite, SshSite
 from lab.errors import InputError, LabError
@@ -349,12 +350,8 @@ def contradictions(scenario: Scenario, request: RunRequest) -> list[str]:
 
 
 def _of_vdpa(scenario: VdpaScenario, request: RunRequest) -> list[str]:
-    found: list[str] = []
-    workload, action, vhost = scenario.workload, scenario.action, scenario.attach.mode is AttachMode.VHOST_VDPA
-    if isinstance(workload, Fio) and scenario.device_class is DeviceClass.NET:
-        found.append("fio needs a block device, this one is a network device")
-    if isinstance(workload, Iperf3) and scenario.device_class is DeviceClass.BLK:
-        found.append("iperf3 needs a network device, this one is a block device")
+    found = _of_workload(scenario.workload, scenario.device_class)
+    action, vhost = scenario.action, scenario.attach.mode is AttachMode.VHOST_VDPA
     if action and not vhost:
         found.append(f"{action.kind} acts on a guest's device, and virtio_vdpa uses it in L1: attach by vhost_vdpa")
     if isinstance(action, Migrate):
@@ -370,6 +367,26 @@ def _of_vdpa(scenario: VdpaScenario, request: RunRequest) -> list[str]:
     if isinstance(action, Migrate) and (scenario.cold or request.cold):
         found.append("migrate hot-plugs its device; it has no cold form")
     return found
+
+
+def _of_workload(workload: Workload, device_class: DeviceClass) -> list[str]:
+    if isinstance(workload, Iperf3):
+        block = device_class is DeviceClass.BLK
+        return ["iperf3 needs a network device, this one is a block device"] if block else []
+    if device_class is DeviceClass.NET:
+        return ["fio needs a block device, this one is a network device"]
+    return [problem for number, job in enumerate(workload.jobs) for problem in _beyond_disk(number, job)]
+
+
+def _beyond_disk(number: int, job: FioJob) -> list[str]:
+    end = _bytes(job.offset) + _bytes(job.size)
+    fits = end <= BLOCK_BYTES
+    return [] if fits else [f"fio: jobs[{number}] ends at {end >> 10}k, every disk of the lab at {BLOCK_BYTES >> 10}k"]
+
+
+def _bytes(size: str) -> int:
+    digits = size.rstrip("kKmM")
+    return int(digits) << {"": 0, "k": 10, "m": 20}[size[len(digits) :].lower()]
 
 
 def _of_fault(action: Fault, *, net: bool) -> list[str]:

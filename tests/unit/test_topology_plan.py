@@ -59,6 +59,11 @@ def test_every_scenario_can_be_planned(name: str) -> None:
         (MIGRATE, []),
         ({**NET, "action": {"kind": "unplug"}}, []),
         ({**NET, "workload": FIO}, ["fio needs a block device"]),
+        ({**BLK, "workload": {"kind": "fio", "jobs": [{"offset": "120M", "size": "8192k"}]}}, []),
+        (
+            {**BLK, "workload": {"kind": "fio", "jobs": [{}, {"offset": "4096", "size": "128m"}]}},
+            ["fio: jobs[1] ends at 131076k, every disk of the lab at 131072k"],
+        ),
         ({**BLK, "workload": IPERF3}, ["iperf3 needs a network device"]),
         ({**NET, "attach": HOST, "action": {"kind": "unplug"}}, ["unplug acts on a guest's device"]),
         ({**MIGRATE, "attach": HOST}, ["migrate acts on a guest's device"]),

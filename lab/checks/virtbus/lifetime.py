@@ -10,8 +10,8 @@ MANY = 2000
 _LEAK_BYTES = 256
 _HELD_MS = 1500
 
-# Once to warm the allocator's caches, once to measure. KASAN keeps for a while what was freed (mm/kasan/quarantine.c), so
-# that the memory in use tells nothing there; such a kernel has kmemleak.
+# Once to warm the allocator's caches, once to measure. KASAN keeps for a while what was freed (mm/kasan/quarantine.c):
+# memory in use tells nothing there, and such a kernel has kmemleak.
 _SCALE = """
 slab() {
     echo 2 >/proc/sys/vm/drop_caches
