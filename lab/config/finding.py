@@ -25,6 +25,9 @@ class Finding(Strict):
     qemu: Regex = ".*"
     scenarios: list[str] = []
     elsewhere: bool = Field(True, description="false: it explains nothing in a run that is not in `scenarios`")
+    consequence: Regex | None = Field(
+        None, description="what else fails by it, at the same level: explained in a run that shows the finding itself"
+    )
     sporadic: bool = Field(False, description="true: a run in `scenarios` may be without it")
     reproducer: str
 

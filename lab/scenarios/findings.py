@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lab.config.finding import Finding
 from lab.model import Check, Level, Verdict
@@ -32,20 +32,24 @@ def apply(
         and re.fullmatch(f.qemu, qemu_l1 if f.level is Level.L1_QEMU else qemu_l0)
         and (f.elsewhere or scenario in f.scenarios)
     ]
-    judged = [_explain(check, relevant) for check in checks]
-    known = tuple(dict.fromkeys(found for _, found in judged if found))
+    judged = [_explain(check, relevant, lambda finding: finding.pattern) for check in checks]
+    shown = [f for f in relevant if any(found is f for _, found in judged)]
+    judged = [_explain(check, shown, lambda finding: finding.consequence) for check, _ in judged]
     due = [f for f in relevant if complete and scenario in f.scenarios and not f.sporadic]
-    gone = [f for f in due if f.id not in known]
-    return [check for check, _ in judged] + [_gone(finding) for finding in gone], known
+    gone = [_gone(f) for f in due if f not in shown]
+    return [check for check, _ in judged] + gone, tuple(f.id for f in shown)
 
 
-def _explain(check: Check, findings: Sequence[Finding]) -> tuple[Check, str]:
+def _explain(
+    check: Check, findings: Sequence[Finding], pattern: Callable[[Finding], str | None]
+) -> tuple[Check, Finding | None]:
     if check.verdict is Verdict.FAIL:
         for finding in findings:
-            if finding.level is check.level and re.search(finding.pattern, check.seen):
+            explains = pattern(finding)
+            if finding.level is check.level and explains is not None and re.search(explains, check.seen):
                 seen = f"known {finding.id} ({finding.summary}): {check.seen}"
-                return dataclasses.replace(check, verdict=Verdict.PASS, seen=seen, level=None, proof=False), finding.id
-    return check, ""
+                return dataclasses.replace(check, verdict=Verdict.PASS, seen=seen, level=None, proof=False), finding
+    return check, None
 
 
 def _gone(finding: Finding) -> Check:

@@ -87,6 +87,30 @@ def test_nothing_is_gone_that_does_not_appear_each_time() -> None:
     assert apply([SPLAT], [sporadic], scenario="net-x", **versions)[1] == ("F001",)
 
 
+LOST = Check.judged("buffers", False, "a buffer is lost", "none", level=Level.L1_KERNEL)
+STALL = Check.judged("traffic", False, "it stands still, held", "it grows", level=Level.L1_KERNEL)
+ELSEWHERE = dataclasses.replace(STALL, level=Level.L1_QEMU)
+OTHERWISE = dataclasses.replace(STALL, seen="it stands still")
+
+
+@pytest.mark.parametrize(
+    ("checks", "unexplained"),
+    [
+        ([LOST, STALL], []),
+        ([STALL, LOST], []),
+        ([STALL], [STALL]),
+        ([LOST, ELSEWHERE], [ELSEWHERE]),
+        ([LOST, OTHERWISE], [OTHERWISE]),
+    ],
+    ids=["after", "before", "without the finding itself", "other level", "other words"],
+)
+def test_a_consequence_is_explained_where_the_finding_shows(checks: list[Check], unexplained: list[Check]) -> None:
+    finding = validate(Finding, {**DATA, "pattern": "lost$", "consequence": "held$", "sporadic": True}, "F001")
+    found, known = apply(checks, [finding], scenario="net-x", kernel="6.12.9", qemu_l0="11.1.3", qemu_l1="0.0.0")
+    assert [check for check in found if check.verdict is Verdict.FAIL] == unexplained
+    assert known == (("F001",) if LOST in checks else ())
+
+
 def test_one_that_is_known_is_named_once() -> None:
     assert apply([SPLAT, SPLAT], [KNOWN], scenario="net-x", kernel="6.12.9", qemu_l0="11.1.3", qemu_l1="0.0.0")[1] == (
         "F001",

@@ -331,3 +331,19 @@ def test_functions_are_plugged_before_they_are_waited_for(record: Record, below:
     lab = fake_lab(record, "net-ifcvf-vhost_vdpa-iperf3")
     bring_up(lab)
     assert did(lab)[0] == "plug functions"
+
+
+@pytest.mark.parametrize(("offloads", "more"), [(True, 1 << 0 | 1 << 11), (False, 0)])
+def test_a_guest_that_moves_is_given_what_shadow_virtqueues_carry_and_no_offload_that_is_unwanted(
+    record: Record, below: Below, monkeypatch: pytest.MonkeyPatch, offloads: bool, more: int
+) -> None:
+    # A packed ring is nothing that QEMU's shadow virtqueues know.
+    card = SimpleNamespace(features=["CSUM", "GUEST_CSUM", "MAC", "HOST_TSO4", "VERSION_1", "RING_PACKED"])
+    monkeypatch.setattr(
+        "lab.topology.devices.vdpa.mgmtdevs", lambda _host: {f"pci/{function}": card for function in FUNCTIONS}
+    )
+    lab = fake_lab(record, "net-ifcvf-vhost_vdpa-migrate", sets=[f"action.offloads={str(offloads).lower()}"])
+    module.make_devices(lab)
+    wanted = 1 << 1 | 1 << 5 | 1 << 32 | more
+    assert below.options[IFC_FIRST[1:]]["features"] == wanted
+    assert below.options[f"{SECOND} of pci/{FUNCTIONS[1]}"]["features"] == wanted
