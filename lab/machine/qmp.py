@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -23,6 +24,9 @@ from lab.errors import DeadlineExceeded, QmpError, QmpRefused
 from lab.wait import Deadline, wait_until
 
 T = TypeVar("T")
+
+# What a processor of x86 needs to go on, as `info registers` tells it: code, stack, and what handles its faults.
+_ADDRESSES = re.compile(r"\b(RIP|RSP|IDT|CR3) *= *([0-9a-f]{16})\b")
 
 # How often the caller looks whether QEMU still lives while it waits for an answer or an event, in seconds.
 _SLICE_S = 0.5
@@ -124,13 +128,24 @@ class Qmp:
     async def _bury(self) -> None:
         """Keep the registers of a machine that its guest has ended, and let its QEMU end, which waits for that.
 
-        A triple fault says nothing on any console; where each processor stood is what is left of it.
+        A triple fault says nothing on any console; where each processor stood is what is left of it, and whether the
+        page tables in memory lead there: if they do, the processor did not follow them.
         """
         with contextlib.suppress(QMPError, EOFError, OSError):
-            registers = await self._client.execute("human-monitor-command", {"command-line": "info registers -a"})
-            self._registers.write_text(str(registers).replace("\r\n", "\n"))
+            registers = await self._ask("info registers -a")
+            self._registers.write_text(registers)
+            for cpu, text in enumerate(registers.split("CPU#")[1:]):
+                for name, address in _ADDRESSES.findall(text):
+                    line = f"xp /512gx 0x{int(address, 16) & ~0xFFF:x}" if name == "CR3" else f"gva2gpa 0x{address}"
+                    told = f"\nCPU#{cpu} {name}: {line}\n{await self._ask(line, cpu)}"
+                    with self._registers.open("a", encoding="utf-8") as file:
+                        file.write(told)
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self._client.execute("quit")
+
+    async def _ask(self, line: str, cpu: int = 0) -> str:
+        answer = await self._client.execute("human-monitor-command", {"command-line": line, "cpu-index": cpu})
+        return str(answer).replace("\r\n", "\n")
 
     def _note(self, message: Mapping[str, Any]) -> None:
         line = json.dumps({"t": round(time.monotonic(), 4), **message}, default=str)
