@@ -144,7 +144,10 @@ class Qmp:
             await self._client.execute("quit")
 
     async def _ask(self, line: str, cpu: int = 0) -> str:
-        answer = await self._client.execute("human-monitor-command", {"command-line": line, "cpu-index": cpu})
+        try:
+            answer = await self._client.execute("human-monitor-command", {"command-line": line, "cpu-index": cpu})
+        except ExecuteError as error:
+            return f"refused: {error}\n"
         return str(answer).replace("\r\n", "\n")
 
     def _note(self, message: Mapping[str, Any]) -> None:

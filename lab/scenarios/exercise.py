@@ -314,12 +314,14 @@ class Migration:
 
     def _stalled(self, device: VdpaDevice, end: NetEnd) -> str:
         """Why traffic does not flow, and what the guest's TCP has to say about it; empty when it does."""
-        before = net.kept_by_driver(end)
+        before = _kept(end)
         try:
             self.exercise.wait_flowing(device)
         except DeadlineExceeded as error:
-            times = net.kept_by_driver(end) - before
-            return f"{error}; {times} times TCP did not send again what the driver still held" if times else str(error)
+            times = _kept(end) - before
+            return (
+                f"{error}; {times} times TCP did not send again what the driver still held" if times > 0 else str(error)
+            )
         return ""
 
     def _path(self, destination: Guest) -> NetPath:
@@ -328,6 +330,14 @@ class Migration:
         assert isinstance(path, NetPath)
         loops = isinstance(self.exercise.lab.plan.vdpa_scenario.device, VdpaSim)
         return NetPath(_moved(path.server, destination), _moved(path.client, destination) if loops else path.client)
+
+
+def _kept(end: NetEnd) -> int | None:
+    """None where the guest cannot be asked: that a stall cannot be explained makes it no less of one."""
+    try:
+        return net.kept_by_driver(end)
+    except LabError:
+        return None
 
 
 def _moved(end: NetEnd, destination: Guest) -> NetEnd:

@@ -301,7 +301,7 @@ class Provoked:
         return disk and self.action.traffic in ("flows", "stops") and self.action.afterwards == "flows"
 
     def _judge_waiting(self, traffic: Job) -> None:
-        """What was written before and meanwhile: the job that has waited goes on, and reads it back."""
+        """The job that has waited goes on, and what it reads back until it is stopped is what it wrote."""
         exercise = self.exercise
         try:
             exercise.wait_flowing(exercise.devices.main)

@@ -109,6 +109,7 @@ class World:
         return self.looks.get(end.host.name, "eth1 UP 52:54:00:00:00:01 10.0.0.2/24")
 
     def kept_by_driver(self, _end: NetEnd) -> int:
+        self.step("kept")
         self.kept += self.kept_per_look
         return self.kept
 
@@ -360,6 +361,13 @@ def test_a_stall_is_known_when_the_guest_waits_for_a_buffer_that_qemu_has_lost(
     assert {check.name: check.verdict for check in after if check.name in checks} == {
         lost: Verdict.PASS, stall: stalled,
     }  # fmt: skip
+
+
+def test_a_stall_is_one_also_when_the_guest_cannot_be_asked(record: Record, world: World) -> None:
+    world.dead.add(SECOND.name)
+    world.fail["kept"] = LabError("gone")
+    _, found = run(record, "net-vdpa_sim-vhost_vdpa-migrate")
+    assert "traffic goes on at the destination" in failed(found)
 
 
 def test_what_the_device_at_the_destination_counts_and_nobody_can_read_is_unproven(
