@@ -318,10 +318,9 @@ class Migration:
         try:
             self.exercise.wait_flowing(device)
         except DeadlineExceeded as error:
-            times = _kept(end) - before
-            return (
-                f"{error}; {times} times TCP did not send again what the driver still held" if times > 0 else str(error)
-            )
+            after = _kept(end)
+            times = 0 if before is None or after is None else after - before
+            return f"{error}; {times} times TCP did not send again what the driver still held" if times else str(error)
         return ""
 
     def _path(self, destination: Guest) -> NetPath:
