@@ -21,3 +21,13 @@ def judge(told: int | None, negotiated: int | None, *, machine: str) -> Check:
         ": the high word twice" if twice else ""
     )
     return Check.judged(name, told == negotiated, seen, expected, level=Level.L1_KERNEL, machine=machine)
+
+
+def judge_left_out(negotiated: int | None, unwanted: int, *, machine: str) -> Check:
+    """Hold what the device says was ``negotiated`` against bits that it was told not to offer. ERROR as above."""
+    name, expected = "features left out", f"none of {unwanted:#x}"
+    if not negotiated:
+        return Check.unproven(name, f"negotiated {negotiated}", expected, machine=machine)
+    there = negotiated & unwanted
+    seen = f"{there:#x} was negotiated all the same" if there else f"none, of {negotiated:#x}"
+    return Check.judged(name, not there, seen, expected, level=Level.L1_KERNEL, machine=machine)

@@ -42,6 +42,7 @@ class Kind:
 
 
 USER_CRASH = "process crash"
+LEAKS = "kmemleak"
 
 # The first that matches counts.
 KINDS = (
@@ -66,7 +67,7 @@ KINDS = (
     ),
     Kind("refcount_t", r"^refcount_t: ", joins=True),
     Kind("list corruption", r"^list_\w+ corruption", joins=True),
-    Kind("kmemleak", r"^kmemleak: \d+ new suspected memory leaks", single=True),
+    Kind(LEAKS, r"^kmemleak: \d+ new suspected memory leaks", single=True),
     Kind("IOMMU fault", r"^DMAR: \[(?:DMA|INTR)|^DMAR: ERROR: |^AMD-Vi: .*Event logged", single=True),
     Kind("network watchdog", r"NETDEV WATCHDOG: "),
     Kind("interrupt storm", r"^irq \d+: nobody cared"),

@@ -113,7 +113,7 @@ class Migrate(Strict):
         False, description="ifcvf: x-svq=on, instead of leaving it to QEMU when the migration begins"
     )
     offloads: bool = Field(
-        True, description="ifcvf; false: the guest computes checksums and cuts segments itself, which keeps F018 away"
+        True, description="ifcvf; false: the guest computes checksums and cuts segments itself (see F018)"
     )
     destination: Literal["same", "vdpa_sim"] = Field(
         "same", description="ifcvf: the guest moves to another VF, or to the kernel's simulator"

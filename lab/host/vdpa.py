@@ -36,7 +36,7 @@ _NET_FEATURES = {
 # What QEMU's shadow virtqueues can carry (QEMU: net/vhost-vdpa.c, hw/virtio/vhost-shadow-virtqueue.c).
 _SHADOWED = (*range(4), 5, *range(7, 21), 22, 23, 29, 32, 33)
 SHADOW_VQ_FEATURES: int = sum(1 << bit for bit in _SHADOWED)
-# What lets a guest hand over a packet in several pieces (include/uapi/linux/virtio_net.h).
+# With CSUM Linux hands over a packet in several pieces (NETIF_F_SG, drivers/net/virtio_net.c); the others need it.
 TRANSMIT_OFFLOADS: int = sum(1 << bit for bit in (0, *range(11, 15)))
 _BITS = {name: bit for bit, name in _NET_FEATURES.items()}
 

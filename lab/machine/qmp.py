@@ -26,6 +26,7 @@ from lab.wait import Deadline, wait_until
 T = TypeVar("T")
 
 # What a processor of x86 needs to go on, as `info registers` tells it: code, stack, and what handles its faults.
+_CPU = re.compile(r"^CPU#(\d+)$", re.MULTILINE)
 _ADDRESSES = re.compile(r"\b(RIP|RSP|IDT|CR3) *= *([0-9a-f]{16})\b")
 
 # How often the caller looks whether QEMU still lives while it waits for an answer or an event, in seconds.
@@ -134,12 +135,10 @@ class Qmp:
         with contextlib.suppress(QMPError, EOFError, OSError):
             registers = await self._ask("info registers -a")
             self._registers.write_text(registers)
-            for cpu, text in enumerate(registers.split("CPU#")[1:]):
-                for name, address in _ADDRESSES.findall(text):
-                    line = f"xp /512gx 0x{int(address, 16) & ~0xFFF:x}" if name == "CR3" else f"gva2gpa 0x{address}"
-                    told = f"\nCPU#{cpu} {name}: {line}\n{await self._ask(line, cpu)}"
-                    with self._registers.open("a", encoding="utf-8") as file:
-                        file.write(told)
+            for cpu, name, line in _questions(registers):
+                told = f"\nCPU#{cpu} {name}: {line}\n{await self._ask(line, cpu)}"
+                with self._registers.open("a", encoding="utf-8") as file:
+                    file.write(told)
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self._client.execute("quit")
 
@@ -172,3 +171,13 @@ class Events:
             event = self._qmp._call(self._listener.get(), deadline, f"the event {' or '.join(self._names)}")
             if accept(event):
                 return dict(event)
+
+
+def _questions(registers: str) -> list[tuple[int, str, str]]:
+    """Of each processor, the register and the monitor's command that tells where its address leads."""
+    _, *parts = _CPU.split(registers)
+    return [
+        (int(cpu), name, f"xp /512gx 0x{int(address, 16) & ~0xFFF:x}" if name == "CR3" else f"gva2gpa 0x{address}")
+        for cpu, text in zip(parts[::2], parts[1::2], strict=True)
+        for name, address in _ADDRESSES.findall(text)
+    ]

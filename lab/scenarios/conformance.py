@@ -98,7 +98,7 @@ class Conformance:
             if missing:
                 self._skip(probe, adapter, f"this kernel lacks {' '.join(missing)}", "a kernel that has it")
             elif brief and not probe.needs:
-                self._skip(probe, adapter, "this kernel has CONFIG_KASAN", "a control is run where that is fast")
+                self._skip(probe, adapter, "this kernel has CONFIG_KASAN", "a kernel without it")
             else:
                 found.append(probe)
         return found

@@ -186,8 +186,11 @@ class Exercise:
         if lab.device_model is None or device.device_class is not DeviceClass.NET:
             return []
         state = lab.device_model.ask("state", vf=lab.plan.function_of(device.name))
-        told = vdpa.negotiated_features(lab.host, device.name)
-        return [features.judge(told, int(state["negotiated"]), machine="l1")]
+        told, negotiated = vdpa.negotiated_features(lab.host, device.name), int(state["negotiated"])
+        checks = [features.judge(told, negotiated, machine="l1")]
+        if not lab.plan.offloads:
+            checks.append(features.judge_left_out(negotiated, vdpa.TRANSMIT_OFFLOADS, machine="l1"))
+        return checks
 
     def _netns(self) -> str | None:
         """Where sysfs shows the interface of a device that L1 itself uses."""

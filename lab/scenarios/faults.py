@@ -78,8 +78,8 @@ class Provoked:
                 self._meanwhile()
             with lab.record.step("afterwards"):
                 self._recover()
-                if traffic and self._waits:
-                    self._judge_waiting(traffic)
+                if traffic and self._resumes:
+                    self._judge_written(traffic)
         except BaseException:
             self._give_up()
             raise
@@ -295,23 +295,30 @@ class Provoked:
         )
 
     @property
-    def _waits(self) -> bool:
-        """Whether the requests that a disk did not answer are to be answered when the fault is over."""
+    def _resumes(self) -> bool:
+        """Whether a disk's traffic is to be what it was when the fault is over, and whole."""
         disk = isinstance(self.exercise.path, BlockPath)
         return disk and self.action.traffic in ("flows", "stops") and self.action.afterwards == "flows"
 
-    def _judge_waiting(self, traffic: Job) -> None:
-        """The job that has waited goes on, and what it reads back until it is stopped is what it wrote."""
-        exercise = self.exercise
-        try:
-            exercise.wait_flowing(exercise.devices.main)
-        except DeadlineExceeded as error:
-            level, machine = exercise.blame, exercise.user
-            exercise.found.checks.append(
-                Check.judged("waiting requests", False, str(error), "answered", level=level, machine=machine)
-            )
+    def _judge_written(self, traffic: Job) -> None:
+        """The job that has waited goes on, and reads back all that it wrote before and meanwhile."""
+        exercise, enough = self.exercise, fio.ALL_READ_BACK
+        begin = self._reads()
+        with contextlib.suppress(DeadlineExceeded):
+            deadline = Deadline(_BACK_S * exercise.lab.slowness["l2"])
+            wait_until(lambda: self._reads() - begin >= enough, deadline, "what was written to be read back")
+        read = self._reads() - begin
+        seen, expected = f"{read} blocks were read back", f">= {enough}: all that was written before"
+        level, machine = exercise.blame, exercise.user
+        answered = Check.judged("written meanwhile", read >= enough, seen, expected, level=level, machine=machine)
         traffic.stop()
-        exercise.found.add(traffic.finish())
+        said = traffic.finish().checks
+        # A job that does not go on has nothing to tell but what went wrong.
+        said = said if read >= enough else tuple(check for check in said if check.verdict is Verdict.FAIL)
+        exercise.found.checks += [answered, *said]
+
+    def _reads(self) -> int:
+        return self.model.counters(self._vf)["reads"]
 
     def _judge_hang(self, error: ProductFailure) -> None:
         """A host in which ping does not end hangs with the fault; whether it does so for good is seen without that."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lab.config.finding import Finding
 from lab.model import Check, Level, Verdict
@@ -32,21 +32,19 @@ def apply(
         and re.fullmatch(f.qemu, qemu_l1 if f.level is Level.L1_QEMU else qemu_l0)
         and (f.elsewhere or scenario in f.scenarios)
     ]
-    judged = [_explain(check, relevant, lambda finding: finding.pattern) for check in checks]
+    judged = [_explain(check, [(f, f.pattern) for f in relevant]) for check in checks]
     shown = [f for f in relevant if any(found is f for _, found in judged)]
-    judged = [_explain(check, shown, lambda finding: finding.consequence) for check, _ in judged]
+    follows = [(f, f.consequence) for f in shown if f.consequence is not None]
+    judged = [_explain(check, follows) for check, _ in judged]
     due = [f for f in relevant if complete and scenario in f.scenarios and not f.sporadic]
     gone = [_gone(f) for f in due if f not in shown]
     return [check for check, _ in judged] + gone, tuple(f.id for f in shown)
 
 
-def _explain(
-    check: Check, findings: Sequence[Finding], pattern: Callable[[Finding], str | None]
-) -> tuple[Check, Finding | None]:
+def _explain(check: Check, findings: Sequence[tuple[Finding, str]]) -> tuple[Check, Finding | None]:
     if check.verdict is Verdict.FAIL:
-        for finding in findings:
-            explains = pattern(finding)
-            if finding.level is check.level and explains is not None and re.search(explains, check.seen):
+        for finding, pattern in findings:
+            if finding.level is check.level and re.search(pattern, check.seen):
                 seen = f"known {finding.id} ({finding.summary}): {check.seen}"
                 return dataclasses.replace(check, verdict=Verdict.PASS, seen=seen, level=None, proof=False), finding
     return check, None

@@ -87,7 +87,8 @@ def _ifcvf(lab: Lab, device_class: DeviceClass) -> Devices:
     if lab.plan.migrates:
         # A NIC keeps its address when its guest moves: that of each VF is its own, the simulator is given one.
         second, mac = (_simulator(lab), lab.plan.macs["vf1"]) if lab.plan.leaves_card else (parents[1], None)
-        features = _shadowable(lab, parents[0], second) & ~_unwanted(lab)
+        features = _shadowable(lab, parents[0], second)
+        features &= -1 if lab.plan.offloads else ~vdpa.TRANSMIT_OFFLOADS
         main = _add(lab, names.main, parents[0], features=features)
         destination = _add(lab, names.second, second, mac, features=features)
         return Devices(main, destination, _add(lab, names.third, parents[-1]))
@@ -112,11 +113,6 @@ def _shadowable(lab: Lab, *parents: str) -> int:
     for parent in parents:
         common &= vdpa.feature_bits(known[parent].features)
     return common
-
-
-def _unwanted(lab: Lab) -> int:
-    action = lab.plan.vdpa_scenario.action
-    return 0 if not isinstance(action, Migrate) or action.offloads else vdpa.TRANSMIT_OFFLOADS
 
 
 def make_again(lab: Lab, devices: Devices, removed: Literal["delete", "unbind", "rescan", "unplug-parent"]) -> Devices:

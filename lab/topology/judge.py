@@ -21,8 +21,9 @@ _LEAKS = "kernel memory leaks"
 _NO_LEAK = "none that kmemleak finds"
 # One report of kmemleak with its hex dump and back trace.
 _LEAK_LINES = 24
-# What differs between two reports of one place; a module that is loaded again lies elsewhere.
-_LEAK_VARIES = re.compile(r"0x[0-9a-f]{8,}|pid \d+|jiffies \d+|crc [0-9a-f]+")
+_LEAK_SIZE = re.compile(r"\(size \d+\)")
+# A module's frame without a name, which lies elsewhere when the module is loaded again.
+_LEAK_FRAME = re.compile(r"0x[0-9a-f]{8,}$", re.MULTILINE)
 
 
 def judge_machines(lab: Lab, logs: Logs, *, complete: bool = True, only: Collection[str] | None = None) -> list[Check]:
@@ -144,6 +145,7 @@ def _kernel(lab: Lab, name: str, machine: Machine, logs: Logs) -> list[Check]:
         machine=name,
         level=machine.kernel_level,
         expected=lab.plan.scenario.expect,
+        leaks=len(_reports(logs.leaks.get(name, ""))),
     )
 
 
@@ -158,6 +160,7 @@ def _kernel_of_real_host(lab: Lab, logs: Logs) -> list[Check]:
         level=Level.L1_KERNEL,
         expected=lab.plan.scenario.expect,
         since=lab.log_mark,
+        leaks=len(_reports(logs.leaks.get("l1", ""))),
     )
 
 
@@ -177,15 +180,26 @@ def _leaks(name: str, text: str) -> list[Check]:
     """One FAIL for each place that memory was lost from: a known finding explains its own and hides no other."""
     level = Level.L1_KERNEL if name == "l1" else Level.L2_KERNEL
     by_place: dict[str, list[str]] = {}
-    for leak in re.split(r"^(?=unreferenced object)", text, flags=re.MULTILINE):
-        if leak.strip():
-            by_place.setdefault(_LEAK_VARIES.sub("", leak), []).append(leak.strip())
+    for report in _reports(text):
+        by_place.setdefault(_leak_place(report), []).append(report)
     checks = []
-    for leaks in by_place.values():
-        times = f"{len(leaks)} like it; the first:\n" if len(leaks) > 1 else ""
-        seen = times + "\n".join(leaks[0].splitlines()[:_LEAK_LINES])
+    for reports in by_place.values():
+        times = f"{len(reports)} of these; the first:\n" if len(reports) > 1 else ""
+        seen = times + "\n".join(reports[0].splitlines()[:_LEAK_LINES])
         checks.append(Check.judged(_LEAKS, False, seen, _NO_LEAK, level=level, machine=name))
     return checks or [Check(_LEAKS, Verdict.PASS, "none", _NO_LEAK, machine=name)]
+
+
+def _reports(leaks: str) -> list[str]:
+    """What kmemleak tells of each object, the first lines of which say so (mm/kmemleak.c, print_unreferenced)."""
+    return [text.strip() for text in re.split(r"^(?=unreferenced object)", leaks, flags=re.MULTILINE) if text.strip()]
+
+
+def _leak_place(report: str) -> str:
+    """Size and back trace of an object; one without a trace is in a place of its own."""
+    _, _, trace = report.partition("backtrace")
+    frames = trace.partition("\n")[2]
+    return f"{_LEAK_SIZE.findall(report)} {_LEAK_FRAME.sub('', frames)}" if frames else report
 
 
 def _expected(lab: Lab, logs: Logs) -> list[Check]:

@@ -33,6 +33,8 @@ _COMMON = ("--output-format=json", "--eta=never", "--direct=1", "--randrepeat=1"
 _VERIFY = ("--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0")
 # Blocks written before the job goes back to verify them, so that a job bound by time verifies all along.
 _BACKLOG = 64
+# Reads of such a job after which it has verified all that it had written before them: what was behind, and one backlog.
+ALL_READ_BACK = 2 * _BACKLOG
 # How a job that was stopped because it took too long is told.
 LATE = "it did not end in time"
 # fio's name for "what was read is not what was written".

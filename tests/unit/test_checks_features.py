@@ -26,3 +26,11 @@ def test_anything_else_fails_and_what_ifcvf_does_has_a_name(told: int, twice: bo
 @pytest.mark.parametrize(("told", "negotiated"), [(None, NEGOTIATED), (NEGOTIATED, None), (0, 0)])
 def test_what_was_not_seen_proves_nothing(told: int | None, negotiated: int | None) -> None:
     assert features.judge(told, negotiated, machine="l1").verdict is Verdict.ERROR
+
+
+@pytest.mark.parametrize(
+    ("negotiated", "verdict"),
+    [(1 << 32 | 1 << 1, Verdict.PASS), (1 << 32 | 1 << 11, Verdict.FAIL), (None, Verdict.ERROR), (0, Verdict.ERROR)],
+)
+def test_what_was_not_to_be_offered(negotiated: int | None, verdict: Verdict) -> None:
+    assert features.judge_left_out(negotiated, 1 << 0 | 1 << 11, machine="l1").verdict is verdict

@@ -172,6 +172,11 @@ def test_only_a_bus_that_is_not_known_to_have_them_is_judged_without_an_attribut
     assert "for want of override, read-modalias: " in seen.seen
 
 
+def test_memory_that_nobody_can_look_at_is_not_judged(tmp_path: Path) -> None:
+    seen = PROCEDURES["R10/scale"](bench(tmp_path, "made=2000\nunique=2000\ncounts=2000 2000\n"))
+    assert (seen.good, seen.proven) == (False, False)
+
+
 def test_what_was_hardly_done_is_no_race_and_no_fault(tmp_path: Path) -> None:
     seen = PROCEDURES["R27/race"](bench(tmp_path, RACE.replace("unbind=20", "unbind=2")))
     assert (seen.good, seen.proven) == (False, False)

@@ -133,6 +133,21 @@ def test_a_guest_that_ends_its_machine_leaves_its_registers(session: Qmp, server
     assert kept.endswith("\nCPU#0 CR3: xp /512gx 0x36f5000\nanswer 5\n")
 
 
+def test_a_question_that_is_refused_costs_no_other(session: Qmp, server: FakeQmp, tmp_path: Path) -> None:
+    ended = quits(server)
+
+    def answer(arguments: Any) -> object:
+        line = arguments["command-line"]
+        return REGISTERS if line.startswith("info") else Refused("no") if "gva2gpa" in line else "the table\r\n"
+
+    server.answers["human-monitor-command"] = answer
+    server.event("SHUTDOWN", guest=True, reason="guest-reset")
+    assert ended.wait(10)
+    kept = (tmp_path / "registers.txt").read_text()
+    assert kept.count("refused: ") == 3
+    assert kept.endswith("xp /512gx 0x36f5000\nthe table\n")
+
+
 def test_an_end_that_the_lab_asked_for_is_none_of_the_guest(session: Qmp, server: FakeQmp, tmp_path: Path) -> None:
     server.event("SHUTDOWN", guest=False, reason="host-qmp-quit")
     session.execute("query-status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,20 @@ def test_only_what_is_one_shell_leaves_a_processor_free(name: str, sets: tuple[s
     assert make_plan(request(name, *sets)).cores == cores
 
 
-def test_races_wait_for_late_releases_and_start_first() -> None:
+def test_races_wait_for_late_releases() -> None:
     assert make_plan(request("virtbus-races", kernel="debug")).cores == 1
-    assert make_plan(request("virtbus-races")).estimate_s > make_plan(request("virtbus-api")).estimate_s
+
+
+@pytest.mark.parametrize(
+    ("kernel", "longest_first"),
+    [
+        ("default", ["races", "api", "pm"]),
+        ("debug", ["lifetime", "api", "races", "errors", "naming", "pm"]),
+    ],
+)
+def test_the_longest_topics_start_first(kernel: str, longest_first: list[str]) -> None:
+    plans = [make_plan(request(f"virtbus-{topic}", kernel=kernel)) for topic in longest_first]
+    assert all(first.estimate_s > second.estimate_s for first, second in pairwise(plans))
 
 
 def test_a_mutant_names_its_kernel_and_the_user_may_name_another(mutant: str) -> None:

@@ -55,7 +55,8 @@ class World:
         self.answers: list[dict[str, Any]] = []
         # What traffic that went on all the time has come to, and whether it goes on after the fault.
         self.waited: list[Check] = []
-        self.stands_still = False
+        self.read_per_look = 100
+        self.read = 0
         record = Record(folder / "run")
         self.host = FakeHost({"*ping *": self._ping, "sh *": STACKS}, folder / "l1", "l1")
         path = NetPath(NetEnd(self.host, "eth1", "10.0.0.2"), NetEnd(self.host, "eth2", "10.0.0.1", "n1"))
@@ -81,7 +82,7 @@ class World:
             background=lambda _seconds: SimpleNamespace(
                 stop=lambda: self.did.append("stop"), finish=lambda: WorkloadResult((), tuple(self.waited), {})
             ),
-            wait_flowing=self._wait_flowing,
+            wait_flowing=lambda _device: self.did.append("flowing"),
             replug=lambda _given: self.did.append("plug"),
         )
 
@@ -100,10 +101,9 @@ class World:
             raise LabError("no answer")
         return {}
 
-    def _wait_flowing(self, _device: Any) -> None:
-        self.did.append("flowing")
-        if self.stands_still and "queue-stall off" in self.did:
-            raise DeadlineExceeded("writes to grow", 20)
+    def counters(self, _vf: str) -> dict[str, int]:
+        self.read += self.read_per_look
+        return {"reads": self.read, "writes": 9}
 
     def poll(self) -> int | None:
         return -9 if self.dead else None
@@ -217,19 +217,27 @@ def test_what_a_disk_does(meanwhile: list[Check], traffic: str, world: World, mo
 
 
 @pytest.mark.parametrize(
-    ("waited", "stands_still", "failed"),
-    [([WRITTEN, READ], False, ""), ([WRITTEN, WRONG], False, "integrity"), ([], True, "waiting requests")],
+    ("waited", "read_per_look", "failed"),
+    [
+        ([WRITTEN, READ], 100, []),
+        ([WRITTEN, WRONG], 100, ["integrity"]),
+        # Written on, and read back no more: because it hangs, or because what was read first was wrong.
+        ([fio_check("fio write_64k", Verdict.ERROR)], 0, ["written meanwhile"]),
+        ([WRONG], 0, ["written meanwhile", "integrity"]),
+    ],
 )
 def test_what_became_of_the_requests_that_waited(
-    waited: list[Check], stands_still: bool, failed: str, world: World, monkeypatch: pytest.MonkeyPatch
+    waited: list[Check], read_per_look: int, failed: list[str], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = [[STALLED], [WRITTEN, READ]]
     job = SimpleNamespace(finish=lambda _seconds: WorkloadResult((), tuple(said.pop(0)), {}))
     monkeypatch.setattr("lab.workloads.fio.start", lambda *_arguments, **_options: job)
+    monkeypatch.setattr(module, "_BACK_S", 0.2)
     world.exercise.path = BlockPath(BlockEnd(world.host, "/dev/vdb", 1 << 27), None)
-    world.waited, world.stands_still = waited, stands_still
+    world.waited, world.read_per_look = waited, read_per_look
     verdicts = world.run(STALL)
-    assert [name for name, verdict in verdicts.items() if verdict is not Verdict.PASS] == ([failed] if failed else [])
+    assert "written meanwhile" in verdicts
+    assert [name for name, verdict in verdicts.items() if verdict is not Verdict.PASS] == failed
 
 
 def test_a_disk_that_refuses_does_not_stop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

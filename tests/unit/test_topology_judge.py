@@ -280,13 +280,34 @@ def test_leaks_that_kmemleak_finds(machines: Machines) -> None:
 
 def test_each_place_that_memory_was_lost_from_is_a_failure_of_its_own(machines: Machines) -> None:
     """A known finding explains its own leak, and hides none beside it."""
-    leak = "unreferenced object 0xffff88800ac0b6{:02x} (size 64):\n  backtrace (crc {:x}):\n    {}+0x40/0x110\n"
-    machines.logs.leaks["l1"] = leak.format(0, 7, "here") + leak.format(64, 8, "there") + leak.format(128, 9, "here")
+    one = (Path(__file__).parent / "samples/findings/F019.seen").read_text()
+    same = one.replace("insmod", "sh").replace("76 69 72", "77 69 72").replace("00db0ca", "00e10ca")
+    elsewhere = one.replace("driver_probe_device", "vbt_probe")
+    larger = one.replace("size 64", "size 128")
+    without = "unreferenced object 0xffff88800ac0b640 (size 8):\n"
+    machines.logs.leaks["l1"] = one + elsewhere + same + larger + without + without.replace("b640", "b660")
     seen = [check.seen for check in machines.judge() if check.name == "kernel memory leaks"]
-    assert [text.splitlines()[0] for text in seen] == [
-        "2 like it; the first:",
-        "unreferenced object 0xffff88800ac0b640 (size 64):",
+    assert len({one, same, elsewhere, larger}) == 4
+    assert [text.splitlines()[0].partition(" (")[0] for text in seen] == [
+        "2 of these; the first:",
+        "unreferenced object 0xffff88800ac0b600",
+        "unreferenced object 0xffff88800ac0b600",
+        "unreferenced object 0xffff88800ac0b640",
+        "unreferenced object 0xffff88800ac0b660",
     ]
+
+
+@pytest.mark.parametrize(("counted", "reported", "fails"), [(1, 1, 0), (2, 2, 0), (3, 1, 1), (1, 0, 1)])
+def test_leaks_that_the_kernel_counts_are_those_of_the_report_or_fail(
+    machines: Machines, counted: int, reported: int, fails: int
+) -> None:
+    report = "unreferenced object 0xffff88800ac0b6{:02x} (size 64):\n"
+    machines.logs.leaks["l1"] = "".join(report.format(64 * number) for number in range(reported))
+    machines.of_l1.says(
+        f"[  610.100001] kmemleak: {counted} new suspected memory leaks (see /sys/kernel/debug/kmemleak)\n"
+    )
+    names = [name for name, *_ in machines.bad()]
+    assert (names.count("kernel log"), names.count("kernel memory leaks")) == (fails, reported)
 
 
 def test_a_qemu_that_does_not_end_as_asked_fails(machines: Machines) -> None:

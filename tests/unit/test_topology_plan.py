@@ -61,8 +61,8 @@ def test_every_scenario_can_be_planned(name: str) -> None:
         ({**NET, "workload": FIO}, ["fio needs a block device"]),
         ({**BLK, "workload": {"kind": "fio", "jobs": [{"offset": "120M", "size": "8192k"}]}}, []),
         (
-            {**BLK, "workload": {"kind": "fio", "jobs": [{}, {"offset": "4096", "size": "128m"}]}},
-            ["fio: jobs[1] ends at 131076k, every disk of the lab at 131072k"],
+            {**BLK, "workload": {"kind": "fio", "jobs": [{}, {"offset": "512", "size": "128m"}]}},
+            ["fio: jobs[1] ends at byte 134218240, every disk of the lab at byte 134217728"],
         ),
         ({**BLK, "workload": IPERF3}, ["iperf3 needs a network device"]),
         ({**NET, "attach": HOST, "action": {"kind": "unplug"}}, ["unplug acts on a guest's device"]),
