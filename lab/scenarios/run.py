@@ -73,6 +73,7 @@ class _Run:
     lab: Lab | None = None
     findings: Sequence[Finding] = ()
     found: Findings = dataclasses.field(default_factory=Findings)
+    logs: Logs = dataclasses.field(default_factory=Logs)
     error: BaseException | None = None
     stopped: bool = False
     # From then on a person may have had a hand in what is seen.
@@ -265,8 +266,8 @@ def _judge(run: _Run) -> None:
     _excuse_declared_death(run, run.lab)
     with run.record.step("judge"):
         # Who interrupts a run waits for its end, and kills it in the end.
-        logs = collect(run.lab, hurry=isinstance(run.error, Interrupted))
-        run.found.checks += judge_machines(run.lab, logs, complete=run.complete)
+        run.logs = collect(run.lab, hurry=isinstance(run.error, Interrupted))
+        run.found.checks += judge_machines(run.lab, run.logs, complete=run.complete)
 
 
 def _excuse_declared_death(run: _Run, lab: Lab) -> None:
@@ -292,7 +293,8 @@ def _judge_undo(run: _Run, lab: Lab) -> None:
     """Look at the hosts again when devices and guests are gone: deleting one is where many a kernel fault shows."""
     if run.kept:
         return
-    logs = Logs({"l1": read_log(lab.host)})
+    # What kmemleak has reported, the kernel's log has only counted since.
+    logs = Logs({"l1": read_log(lab.host)}, run.logs.leaks)
     run.found.checks += _new_faults(run, judge_machines(lab, logs, complete=False, only={"l0", "l1"}))
 
 

@@ -39,9 +39,11 @@ from lab.report.result import read
 from lab.scenarios import run as module
 from lab.scenarios.run import execute
 from lab.topology import plan
+from lab.topology.collect import Logs
 from tests.unit.test_scenarios_mutants import MUTANT
 
 NAME = "net-vp_vdpa-vhost_vdpa-iperf3"
+LEAKS = {"l1": "unreferenced object"}
 STEPS = ["plan", "artifacts", "host", "guest", "devices", "attach", "exercise", "collect"]
 PROOF = Check("data path: irqs", Verdict.PASS, "grew by 9", "grew", proof=True)
 SPLAT = Check.judged("kernel log", False, "WARNING: vp_vdpa_reset", "no splat", level=Level.L1_KERNEL, machine="l1")
@@ -156,10 +158,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     def collect(_lab: Any, *, hurry: bool) -> Any:
         world.hurry = hurry
         world.step("collect")
+        return Logs({"l1": "a log"}, LEAKS)
 
-    def judge_machines(_lab: Any, _logs: Any, *, complete: bool, only: Any = None) -> list[Check]:
+    def judge_machines(_lab: Any, logs: Any, *, complete: bool, only: Any = None) -> list[Check]:
         if only:
             assert only == {"l0", "l1"}
+            # The scan came after the first look at the log, so its count is in the second.
+            assert logs.leaks == (LEAKS if "collect" in world.did else {})
             return [*world.judged, *world.judged_after]
         world.complete = complete
         return world.judged
