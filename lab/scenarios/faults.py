@@ -315,7 +315,7 @@ class Provoked:
         said = traffic.finish().checks
         # A job that does not go on has nothing to tell but what went wrong.
         said = said if read >= enough else tuple(check for check in said if check.verdict is Verdict.FAIL)
-        exercise.found.checks += [answered, *said]
+        exercise.found.checks += [*said, answered]
 
     def _reads(self) -> int:
         return self.model.counters(self._vf)["reads"]

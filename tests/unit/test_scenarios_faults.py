@@ -223,7 +223,7 @@ def test_what_a_disk_does(meanwhile: list[Check], traffic: str, world: World, mo
         ([WRITTEN, WRONG], 100, ["integrity"]),
         # Written on, and read back no more: because it hangs, or because what was read first was wrong.
         ([fio_check("fio write_64k", Verdict.ERROR)], 0, ["written meanwhile"]),
-        ([WRONG], 0, ["written meanwhile", "integrity"]),
+        ([WRONG], 0, ["integrity", "written meanwhile"]),
     ],
 )
 def test_what_became_of_the_requests_that_waited(
